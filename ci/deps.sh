@@ -1,0 +1,92 @@
+#!/bin/bash
+# Installs what ci/demo.sh and ci/test.sh need on Debian 12, only what is missing. Root, or a user with sudo.
+# Usage: ci/deps.sh [demo|test]     (test, the default, includes demo)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# What to look for (a command, the path of a file, or module:NAME of Python) and the Debian package that brings it.
+DEMO_NEEDS="
+gcc                                  gcc
+/usr/include/stdio.h                 libc6-dev
+redis-server                         redis-server
+redis-benchmark                      redis-tools
+module:statistics                    python3
+"
+TEST_NEEDS="
+shellcheck                           shellcheck
+nm                                   binutils
+curl                                 curl
+getcap                               libcap2-bin
+setpriv                              util-linux
+ps                                   procps
+/usr/bin/python3                     python3
+module:test.test_socket              libpython3.11-testsuite
+"
+# The oldest compiler the workspace accepts (rust-version in Cargo.toml).
+RUST_MINOR=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' Cargo.toml)
+
+case ${1-test} in
+demo) needs=$DEMO_NEEDS ;;
+test) needs=$DEMO_NEEDS$TEST_NEEDS ;;
+*)
+    echo "usage: ci/deps.sh [demo|test]" >&2
+    exit 2
+    ;;
+esac
+
+# A system command, also one in sbin for a user whose PATH lacks it.
+present() {
+    case $1 in
+    /*) [[ -e $1 ]] ;;
+    module:*)
+        local python
+        for python in python3 /usr/bin/python3; do
+            "$python" -c "import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)" \
+                "${1#module:}" 2>/dev/null && return 0
+        done
+        return 1
+        ;;
+    *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
+    esac
+}
+
+packages=()
+while read -r what package; do
+    [[ -z $what ]] || present "$what" || packages+=("$package")
+done <<<"$needs"
+
+if ((${#packages[@]} > 0)); then
+    echo "deps: installing ${packages[*]}"
+    if ! command -v apt-get >/dev/null; then
+        echo "deps: no apt-get here: install the equivalents of ${packages[*]} by hand" >&2
+        exit 1
+    fi
+    run=(env DEBIAN_FRONTEND=noninteractive)
+    if ((EUID != 0)); then
+        if ! command -v sudo >/dev/null; then
+            echo "deps: needs root, or sudo, to install ${packages[*]}" >&2
+            exit 1
+        fi
+        run=(sudo "${run[@]}")
+    fi
+    "${run[@]}" apt-get update -qq </dev/null
+    "${run[@]}" apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null
+    for package in "${packages[@]}"; do
+        while read -r what needed_by; do
+            if [[ $needed_by == "$package" ]] && ! present "$what"; then
+                echo "deps: $package was installed but $what is still missing" >&2
+                exit 1
+            fi
+        done <<<"$needs"
+    done
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "deps: cargo is not in PATH: install a Rust toolchain, 1.$RUST_MINOR or newer" >&2
+    exit 1
+fi
+cargo_version=$(cargo --version)
+if [[ ! $cargo_version =~ ^cargo\ 1\.([0-9]+) ]] || ((BASH_REMATCH[1] < RUST_MINOR)); then
+    echo "deps: '$cargo_version' is too old: 1.$RUST_MINOR or newer is needed (Debian 12's own is 1.63)" >&2
+    exit 1
+fi

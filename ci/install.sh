@@ -1,0 +1,49 @@
+#!/bin/bash
+# Installs a finished build: smc_run, smcss, libsmc_preload.so and the documents, under PREFIX (/usr/local). Builds nothing.
+# Usage: [PREFIX=DIR] [LIBDIR=DIR] [DESTDIR=DIR] ci/install.sh [uninstall]
+# DESTDIR stands in front of every path, for making packages. smc_run finds the library in PREFIX/lib, lib64, lib/smc
+# and lib/MACHINE-linux-gnu.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+prefix=${PREFIX:-/usr/local}
+libdir=${LIBDIR:-$prefix/lib}
+doc=$prefix/share/doc/smc
+destdir=${DESTDIR-}
+release=${CARGO_TARGET_DIR:-target}/release
+
+for path in "$prefix" "$libdir"; do
+    if [[ $path != /* ]]; then
+        echo "install: $path is not an absolute path" >&2
+        exit 2
+    fi
+done
+
+case ${1-} in
+'') ;;
+uninstall)
+    rm -f "$destdir$prefix/bin/smc_run" "$destdir$prefix/bin/smcss" "$destdir$libdir/libsmc_preload.so"
+    rm -rf "$destdir$doc"
+    exit
+    ;;
+*)
+    echo "usage: [PREFIX=DIR] [LIBDIR=DIR] [DESTDIR=DIR] ci/install.sh [uninstall]" >&2
+    exit 2
+    ;;
+esac
+
+for file in "$release/libsmc_preload.so" "$release/smcss"; do
+    if [[ ! -f $file ]]; then
+        echo "install: $file is not there: build it with 'cargo build --release'" >&2
+        exit 1
+    fi
+done
+
+install -d "$destdir$prefix/bin" "$destdir$libdir" "$destdir$doc"
+install -m 755 smc_run.sh "$destdir$prefix/bin/smc_run"
+install -m 755 "$release/smcss" "$destdir$prefix/bin/smcss"
+# A rename: programs that have the old library mapped keep it whole.
+install -m 644 "$release/libsmc_preload.so" "$destdir$libdir/libsmc_preload.so.new"
+mv "$destdir$libdir/libsmc_preload.so.new" "$destdir$libdir/libsmc_preload.so"
+install -m 644 README.md docs/configuration.md LICENSE-MIT LICENSE-APACHE "$destdir$doc"
+echo "install: smc_run and smcss in $destdir$prefix/bin, libsmc_preload.so in $destdir$libdir"

@@ -1,0 +1,80 @@
+#!/bin/bash
+# Everything, from nothing: installs what is missing, checks, builds, tests. One line for each suite, its output in a
+# log; goes on after a failure and tells by its exit status. Takes no input.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+exec </dev/null
+
+# The suites: name, seconds allowed, command; @LIBRARY@ is the library just built. In this order; a suite whose script is not there fails.
+SUITES="
+deps          900 bash ci/deps.sh test
+check         900 bash ci/check.sh
+build         900 cargo build --release --workspace --locked
+cargo-test    900 cargo test --workspace --locked
+exports        60 bash ci/exports.sh @LIBRARY@
+smc_run       300 bash ci/smc_run-test.sh
+shim          300 bash shim/tests/run.sh @LIBRARY@
+loom          600 bash ci/loom.sh
+hostile       300 bash ci/hostile.sh
+killing       300 bash ci/killing.sh
+behaviour     900 bash ci/behaviour.sh
+torture       900 bash ci/torture.sh
+programs-core 300 bash ci/programs-core.sh
+cpython       900 bash ci/cpython.sh
+demo          300 bash ci/demo.sh
+"
+
+target=${CARGO_TARGET_DIR:-$PWD/target}
+[[ $target == /* ]] || target=$PWD/$target
+# The suites take the library and the programs from here.
+export CARGO_TARGET_DIR=$target
+export SMC_PRELOAD=$target/release/libsmc_preload.so
+logs=$target/ci-logs
+rm -rf "$logs"
+mkdir -p "$logs" || exit 1
+
+# cargo test must not take the whole environment of a user who has settings of smc in it.
+unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT SMC_RUN_DIR LD_PRELOAD
+
+child=
+# timeout(1) passes the signal on to the whole group of the suite.
+trap 'if [[ -n $child ]]; then kill -TERM "$child" 2>/dev/null; wait "$child"; fi; exit 130' INT TERM
+
+passed=0 failed=0
+while read -r name limit command; do
+    [[ -n $name ]] || continue
+    read -r -a words <<<"${command//@LIBRARY@/$SMC_PRELOAD}"
+    script=${words[1]}
+    if [[ ${words[0]} == bash && ! -f $script ]]; then
+        failed=$((failed + 1))
+        printf '%-14s %6s  FAILED: %s is missing\n' "$name" - "$script"
+        continue
+    fi
+    log=$logs/$name.log
+    started=$SECONDS
+    timeout --kill-after=30 "$limit" "${words[@]}" >"$log" 2>&1 &
+    child=$!
+    wait "$child"
+    status=$?
+    child=
+    took=$((SECONDS - started))s
+    case $status in
+    0) passed=$((passed + 1)) result=ok ;;
+    124 | 137) failed=$((failed + 1)) result="FAILED: not done after ${limit}s" ;;
+    *) failed=$((failed + 1)) result="FAILED with status $status" ;;
+    esac
+    # A suite's last line is its count.
+    summary=$(grep -E '[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
+    if [[ $name == cargo-test ]]; then
+        summary=$(awk '/^test result:/ { p += $4; f += $6 } END { print p + 0 " tests passed, " f + 0 " failed" }' "$log")
+    fi
+    printf '%-14s %6s  %s%s\n' "$name" "$took" "$result" "${summary:+  ($summary)}"
+    if ((status != 0)); then
+        echo "---- the end of $log"
+        tail -n 40 "$log"
+        echo "----"
+    fi
+done <<<"$SUITES"
+
+echo "$passed passed, $failed failed"
+((failed == 0))

@@ -1,0 +1,721 @@
+//! One TCP connection of this process.
+//!
+//! The program's descriptor is the real TCP socket. A [`Conn`] stands beside it: first it only counts what passes
+//! (*native*), then, when the connection has shown to be busy, [`crate::link::rendezvous`] finds the other end and
+//! the connection becomes *attached*: both ends map a slot with two rings, and from then on every call on it goes
+//! through [`rx`], [`tx`] and [`ready`], whichever medium the bytes take.
+//!
+//! What several processes must agree on after a fork lies in [`EndState`]; a `Conn` is this process's view of it.
+
+pub mod io;
+pub mod ready;
+mod recall;
+pub mod rx;
+mod spin;
+pub mod tx;
+pub mod wait;
+
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::link::rendezvous::{self, Rendezvous};
+use crate::link::{Bell, Doorbells, TakenSlot};
+use crate::lock::{self, Lock};
+use crate::reason::{Detail, Why};
+use crate::registry::{Entry, Kind, Mode, SocketRecord, REGISTRY};
+use crate::ring::layout::SlotView;
+use crate::shared::{self, EndState};
+use crate::slab::{Slab, Slot};
+use crate::sys::{self, sock, Errno};
+use crate::{config, epoll, report};
+
+const FREE: u32 = 0;
+const NATIVE: u32 = 1;
+const ATTACHED: u32 = 2;
+
+/// A counter with a cache line to itself: the two directions must not share one.
+#[repr(align(64))]
+#[derive(Default)]
+pub(crate) struct Line(pub AtomicU32);
+
+/// What only the slow path needs.
+#[derive(Default)]
+pub(crate) struct Cold {
+    pub rendezvous: Rendezvous,
+    pub slot: Option<TakenSlot>,
+}
+
+/// Type-stable: memory of a `Conn` is reused for other connections but never unmapped. Every field may be read at
+/// any time; `generation` tells whether it still belongs to the connection the reader means.
+#[repr(C, align(64))]
+pub struct Conn {
+    link: AtomicU32,
+    index: AtomicU32,
+    generation: AtomicU32,
+    phase: AtomicU32,
+    /// This end called connect().
+    active: AtomicU32,
+    /// Descriptors of this process that stand for the connection.
+    aliases: AtomicU32,
+    end: AtomicPtr<EndState>,
+    /// Index of `end` plus one if this process made it, else 0.
+    end_index: AtomicU32,
+    entry: AtomicPtr<Entry>,
+    /// Of the slot, while attached.
+    base: AtomicPtr<u8>,
+    sizes: [AtomicU64; 2],
+    slot_end: AtomicU32,
+    bells: [AtomicI32; Doorbells::COUNT],
+    /// The peer has closed its sending side, or this end its receiving side.
+    fin_seen: AtomicU32,
+    /// An error that the kernel reported while the ring still had bytes; 0 is none.
+    saved_error: AtomicU32,
+    /// Native calls under way during which the connection must not move.
+    held: AtomicU32,
+    /// The thread that takes a step of the rendezvous, with `cold` locked.
+    advancer: AtomicU32,
+    /// Somebody found the doorbell rung (data, space) and nobody has reset it since.
+    bells_rung: [AtomicU32; 2],
+    /// Threads of this process that sleep, or are about to, on data of the connection, other than in epoll.
+    rx_waiters: AtomicU32,
+    /// The last call that found nothing could have waited: the next one may spin before it asks the kernel.
+    waits: AtomicU32,
+    /// This process attached the connection, so it knows of all blind reads.
+    attached_here: AtomicU32,
+    /// Registrations with epoll instances: index plus one of the first, see [`crate::epoll`].
+    pub(crate) registrations: AtomicU32,
+    /// Weighted bytes so far: what SMC_UPGRADE_AFTER is compared with.
+    weight: AtomicU64,
+    /// Calls so far, and the call at which the next step of the rendezvous is due.
+    calls: AtomicU64,
+    next_step: AtomicU64,
+    pub(crate) cold: Mutex<Cold>,
+    pub(crate) rx_spin: spin::Spin,
+    pub(crate) tx_spin: spin::Spin,
+    /// Calls under way that read from (write to) TCP without knowing of the ring.
+    native_rx: Line,
+    native_tx: Line,
+}
+
+impl Default for Conn {
+    fn default() -> Conn {
+        Conn {
+            link: AtomicU32::new(0),
+            index: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            phase: AtomicU32::new(FREE),
+            active: AtomicU32::new(0),
+            aliases: AtomicU32::new(0),
+            end: AtomicPtr::new(core::ptr::null_mut()),
+            end_index: AtomicU32::new(0),
+            entry: AtomicPtr::new(core::ptr::null_mut()),
+            base: AtomicPtr::new(core::ptr::null_mut()),
+            sizes: Default::default(),
+            slot_end: AtomicU32::new(0),
+            bells: [const { AtomicI32::new(-1) }; Doorbells::COUNT],
+            fin_seen: AtomicU32::new(0),
+            saved_error: AtomicU32::new(0),
+            held: AtomicU32::new(0),
+            advancer: AtomicU32::new(0),
+            bells_rung: Default::default(),
+            rx_waiters: AtomicU32::new(0),
+            waits: AtomicU32::new(0),
+            attached_here: AtomicU32::new(0),
+            registrations: AtomicU32::new(0),
+            weight: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            next_step: AtomicU64::new(0),
+            cold: Mutex::new(Cold::default()),
+            rx_spin: spin::Spin::default(),
+            tx_spin: spin::Spin::default(),
+            native_rx: Line::default(),
+            native_tx: Line::default(),
+        }
+    }
+}
+
+impl Slot for Conn {
+    fn link(&self) -> &AtomicU32 {
+        &self.link
+    }
+}
+
+static CONNS: Slab<Conn> = Slab::new(libc::MAP_PRIVATE);
+
+/// The fork handlers take this lock.
+pub fn raw_lock() -> &'static Lock {
+    CONNS.raw_lock()
+}
+
+/// Which direction a call moves bytes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    Rx,
+    Tx,
+}
+
+/// The connections of this process, open ones only.
+pub fn all() -> impl Iterator<Item = &'static Conn> {
+    (0..).map_while(|i| CONNS.get(i)).filter(|c| c.is_open())
+}
+
+impl Conn {
+    /// Begins to follow a connection that has just been established. `active`: by connect() of this process.
+    /// `None`: out of memory; the socket simply stays unmanaged.
+    pub fn open(fd: i32, active: bool) -> Option<&'static Conn> {
+        let (end_index, end) = shared::alloc()?;
+        let Some((index, conn)) = CONNS.alloc(|_| false) else {
+            end.let_go(Some(end_index));
+            return None;
+        };
+        conn.index.store(index, Ordering::Relaxed);
+        conn.end.store(end as *const _ as *mut _, Ordering::Relaxed);
+        conn.end_index.store(end_index + 1, Ordering::Relaxed);
+        conn.active.store(active as u32, Ordering::Relaxed);
+        conn.aliases.store(1, Ordering::Relaxed);
+        for word in [
+            &conn.fin_seen,
+            &conn.saved_error,
+            &conn.bells_rung[0],
+            &conn.bells_rung[1],
+            &conn.rx_waiters,
+            &conn.held,
+            &conn.waits,
+            &conn.attached_here,
+            &conn.registrations,
+            &conn.native_rx.0,
+            &conn.native_tx.0,
+        ] {
+            word.store(0, Ordering::Relaxed);
+        }
+        conn.weight.store(0, Ordering::Relaxed);
+        conn.calls.store(0, Ordering::Relaxed);
+        conn.next_step.store(0, Ordering::Relaxed);
+        conn.rx_spin.reset();
+        conn.tx_spin.reset();
+        if let Some(mut cold) = conn.cold.try_lock() {
+            *cold = Cold::default();
+        }
+        let entry = REGISTRY.alloc(fd, Kind::Connection);
+        entry.set_status(Mode::Tcp, Why::new(Detail::NotBusyYet));
+        conn.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
+        conn.phase.store(NATIVE, Ordering::Release);
+        let stopped = STOPPED.load(Ordering::Relaxed);
+        if fd <= 2 {
+            conn.pin(Why::new(Detail::StdFd));
+        } else if let (true, Some(why)) = (stopped != 0, Why::unpack(stopped)) {
+            conn.pin(why);
+        } else if config::get().upgrade_after == 0 {
+            conn.advance(conn.generation(), fd);
+        }
+        Some(conn)
+    }
+
+    /// Changes whenever the memory becomes another connection.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        self.index.load(Ordering::Relaxed)
+    }
+
+    fn is_open(&self) -> bool {
+        self.phase.load(Ordering::Acquire) != FREE
+    }
+
+    /// Both ends share memory: calls must go through the engine.
+    #[inline]
+    pub fn is_attached(&self) -> bool {
+        self.phase.load(Ordering::SeqCst) == ATTACHED
+    }
+
+    #[inline]
+    pub(crate) fn end(&self) -> &'static EndState {
+        // SAFETY: set in `open` before anybody has the connection; slab memory is never unmapped.
+        unsafe { &*self.end.load(Ordering::Relaxed) }
+    }
+
+    #[inline]
+    pub(crate) fn entry(&self) -> &'static Entry {
+        // SAFETY: set in `open` before anybody has the connection; entries stay mapped.
+        unsafe { &*self.entry.load(Ordering::Relaxed) }
+    }
+
+    /// The connection's shared memory. Only for attached connections; for one that is being closed at the same time
+    /// the view may be of another connection's memory, which is harmless to look at and must not be written to
+    /// without the direction's lock and a check of the generation.
+    #[inline]
+    pub(crate) fn view(&self) -> SlotView {
+        let sizes = [self.sizes[0].load(Ordering::Relaxed), self.sizes[1].load(Ordering::Relaxed)];
+        let end = self.slot_end.load(Ordering::Relaxed) as usize & 1;
+        // SAFETY: `attach` stored values that belong together and segments are never unmapped.
+        unsafe { SlotView::new(self.base.load(Ordering::Relaxed), sizes, end) }
+    }
+
+    #[inline]
+    fn bell(&self, tx: bool, bell: Bell) -> i32 {
+        let me = self.slot_end.load(Ordering::Relaxed) as usize & 1;
+        self.bells[Doorbells::index(if tx { me } else { 1 - me }, bell)].load(Ordering::Relaxed)
+    }
+
+    /// The doorbell that the peer rings for this end.
+    #[inline]
+    pub(crate) fn my_bell(&self, bell: Bell) -> i32 {
+        self.bell(bell == Bell::Space, bell)
+    }
+
+    pub(crate) fn wakes_me(&self, bell: Bell) -> (Bell, i32) {
+        (bell, self.my_bell(bell))
+    }
+
+    /// Rings the peer's.
+    #[inline]
+    pub(crate) fn ring_peer(&self, bell: Bell) {
+        sys::fd::ring(self.bell(bell == Bell::Data, bell));
+    }
+
+    /// Wakes the peer whatever it waits for.
+    pub(crate) fn alarm_peer(&self) {
+        self.ring_peer(Bell::Data);
+        self.ring_peer(Bell::Space);
+    }
+
+    #[inline]
+    pub(crate) fn fin_seen(&self) -> bool {
+        self.fin_seen.load(Ordering::Relaxed) != 0
+    }
+
+    pub(crate) fn set_fin_seen(&self) {
+        self.fin_seen.store(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn save_error(&self, e: Errno) {
+        self.saved_error.store(e.0 as u32, Ordering::Relaxed);
+    }
+
+    pub(crate) fn take_saved_error(&self) -> Option<Errno> {
+        match self.saved_error.swap(0, Ordering::Relaxed) {
+            0 => None,
+            e => Some(Errno(e as i32)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn waits(&self) -> bool {
+        self.waits.load(Ordering::Relaxed) != 0
+    }
+
+    pub(crate) fn set_waits(&self, waits: bool) {
+        self.waits.store(waits as u32, Ordering::Relaxed);
+    }
+
+    // --- native calls ---
+
+    /// Before a call that moves bytes: true if it is to be made on the TCP socket, with [`Conn::native_end`] after
+    /// it; false if the connection is attached. May take a step of the rendezvous.
+    #[inline]
+    pub fn native_begin(&self, way: Way, generation: u32, fd: i32) -> bool {
+        if self.is_attached() {
+            return false;
+        }
+        let weight = self.weight.load(Ordering::Relaxed) + config::CALL_WEIGHT;
+        self.weight.store(weight, Ordering::Relaxed);
+        let calls = self.calls.load(Ordering::Relaxed) + 1;
+        self.calls.store(calls, Ordering::Relaxed);
+        if weight > config::get().upgrade_after && calls >= self.next_step.load(Ordering::Relaxed) {
+            self.advance(generation, fd);
+        }
+        let line = self.native_line(way);
+        line.fetch_add(1, Ordering::SeqCst);
+        // The connection may have been attached by another thread since; whoever attaches looks at the counter
+        // after it changed the phase.
+        if self.is_attached() {
+            line.fetch_sub(1, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+
+    /// After a native call that returned `n`. `generation`: as it was at [`Conn::native_begin`].
+    #[inline]
+    pub fn native_end(&self, way: Way, generation: u32, n: isize) {
+        if self.generation() != generation {
+            return;
+        }
+        if n > 0 {
+            self.count_tcp(way, n as u64);
+            self.weight.fetch_add(n as u64, Ordering::Relaxed);
+        }
+        self.native_line(way).fetch_sub(1, Ordering::SeqCst);
+        self.blind_call_ended();
+    }
+
+    fn blind_call_ended(&self) {
+        if self.is_attached() {
+            self.note_blind_reads();
+        }
+    }
+
+    /// A native call begins that would not end at a switch: MSG_WAITALL waits in the kernel for bytes that would come by
+    /// the ring. The connection is not moved meanwhile. Before [`Conn::native_begin`].
+    pub fn hold(&self) {
+        self.held.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The call has ended.
+    pub fn release(&self, generation: u32) {
+        if self.generation() == generation {
+            let _ = self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        }
+    }
+
+    /// A poll that knows nothing of the ring begins to wait for the connection: it counts as a blind read, since the
+    /// last bytes on TCP are what wakes it.
+    pub fn poll_begins(&self) {
+        self.native_rx.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn poll_ends(&self) {
+        let _ = self.native_rx.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        self.blind_call_ended();
+    }
+
+    /// Accounts for `n` bytes that went over TCP.
+    pub(crate) fn count_tcp(&self, way: Way, n: u64) {
+        let end = self.end();
+        match way {
+            Way::Rx => {
+                end.rx.tcp.fetch_add(n, Ordering::Relaxed);
+                self.entry().add_tcp_rx(n);
+            }
+            Way::Tx => {
+                end.tx.tcp.fetch_add(n, Ordering::Relaxed);
+                self.entry().add_tcp_tx(n);
+            }
+        }
+    }
+
+    /// [`Conn::count_tcp`] for calls that the shim makes itself on an attached connection.
+    pub fn count(&self, way: Way, n: u64) {
+        self.count_tcp(way, n);
+    }
+
+    fn native_line(&self, way: Way) -> &AtomicU32 {
+        match way {
+            Way::Rx => &self.native_rx.0,
+            Way::Tx => &self.native_tx.0,
+        }
+    }
+
+    pub(crate) fn native_calls(&self, way: Way) -> u32 {
+        self.native_line(way).load(Ordering::SeqCst)
+    }
+
+    /// Tells the peer, once it is true, that no read of this end is unaware of the ring.
+    pub(crate) fn note_blind_reads(&self) {
+        if self.attached_here.load(Ordering::Relaxed) == 1 && self.native_calls(Way::Rx) == 0 {
+            self.attached_here.store(2, Ordering::Relaxed);
+            self.view().mine().set_no_blind_reads();
+        }
+    }
+
+    // --- moving ---
+
+    /// Takes a step of the rendezvous. Keeps errno, never blocks.
+    #[cold]
+    fn advance(&self, generation: u32, fd: i32) {
+        let Some(mut cold) = self.cold.try_lock() else { return };
+        self.advancer.store(lock::tid(), Ordering::Relaxed);
+        // Closed, and perhaps another connection by now: whoever closes waits for the lock.
+        if self.generation() == generation && self.phase.load(Ordering::SeqCst) == NATIVE {
+            self.advance_locked(fd, &mut cold);
+        }
+        self.advancer.store(0, Ordering::Relaxed);
+    }
+
+    fn advance_locked(&self, fd: i32, cold: &mut Cold) {
+        if self.held.load(Ordering::SeqCst) > 0 {
+            self.step_again(1);
+            return;
+        }
+        if self.end().pinned.load(Ordering::Relaxed) != 0 {
+            cold.rendezvous = Rendezvous::default();
+            self.next_step.store(u64::MAX, Ordering::Relaxed);
+            return;
+        }
+        if !self.end().held_alone() {
+            self.entry().set_why(Why::new(Detail::SharedProcess));
+            self.step_again(8);
+            return;
+        }
+        match rendezvous::step(self, fd, cold) {
+            rendezvous::Step::Again { calls, why } => {
+                self.entry().set_why(why);
+                self.step_again(calls);
+            }
+            rendezvous::Step::Attached => {}
+            rendezvous::Step::Never(why) => {
+                log::debug!("fd {fd}: stays on TCP: {}", why.sentence());
+                cold.rendezvous = Rendezvous::default();
+                self.pin(why);
+            }
+        }
+    }
+
+    /// The next step is due after `calls` more calls.
+    fn step_again(&self, calls: u64) {
+        let due = self.calls.load(Ordering::Relaxed).saturating_add(calls);
+        self.next_step.store(due, Ordering::Relaxed);
+    }
+
+    /// This end called connect().
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed) != 0
+    }
+
+    /// Puts the connection on shared memory. Called by the rendezvous with both counts verified.
+    pub(crate) fn attach(&self, fd: i32, cold: &mut Cold, slot: TakenSlot) {
+        let view = slot.view;
+        self.base.store(view.base(), Ordering::Relaxed);
+        for (place, size) in self.sizes.iter().zip(view.sizes()) {
+            place.store(size, Ordering::Relaxed);
+        }
+        self.slot_end.store(if self.is_active() { 0 } else { 1 }, Ordering::Relaxed);
+        for (place, bell) in self.bells.iter().zip(&slot.doorbells.bells) {
+            place.store(bell.raw(), Ordering::Relaxed);
+        }
+        cold.slot = Some(slot);
+        cold.rendezvous = Rendezvous::default();
+        self.attached_here.store(1, Ordering::Relaxed);
+        self.phase.store(ATTACHED, Ordering::SeqCst);
+        if self.held.load(Ordering::SeqCst) > 0 {
+            self.pin(Why::new(Detail::CallUnsupported));
+            return;
+        }
+        if !self.end().held_alone() {
+            // A fork is under way whose child may not know: it goes on over TCP, and so must everybody.
+            self.pin(Why::new(Detail::SharedProcess));
+            return;
+        }
+        self.note_blind_reads();
+        self.entry().set_why(Why::new(Detail::NoData));
+        epoll::connection_attached(self, fd);
+        // Last: from here on the peer may leave TCP.
+        view.mine().set_attached();
+        log::debug!("fd {fd}: attached");
+    }
+
+    /// Keeps the connection on TCP for good, or brings it back there. The first reason stays.
+    pub fn pin(&self, why: Why) {
+        let first =
+            self.end().pinned.compare_exchange(0, why.pack(), Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if first {
+            self.entry().set_why(why);
+        }
+        if self.is_attached() {
+            self.view().mine().set_go_back();
+            self.alarm_peer();
+        }
+    }
+
+    pub fn is_pinned(&self) -> bool {
+        self.end().pinned.load(Ordering::Relaxed) != 0
+    }
+
+    pub(crate) fn was_forked(&self) -> bool {
+        self.end().was_forked()
+    }
+
+    /// As far as forks go, no other process holds the socket.
+    pub fn is_held_alone(&self) -> bool {
+        self.end().held_alone()
+    }
+
+    /// If the other end of the connection is in this process too, lets it do what this end asks of it.
+    pub fn serve_local_peer(&self) {
+        let mine = self.cold.try_lock().and_then(|cold| cold.slot);
+        let Some(mine) = mine else { return };
+        for other in all().filter(|c| c.is_attached() && !core::ptr::eq(*c, self)) {
+            let theirs = other.cold.try_lock().and_then(|cold| cold.slot);
+            if theirs.is_some_and(|t| t.is_other_end_of(&mine)) {
+                other.serve_recall(other.listed_fd());
+            }
+        }
+    }
+
+    /// What the tools see: on the ring as soon as one direction is.
+    pub(crate) fn show_mode(&self) {
+        let end = self.end();
+        let on_ring = (end.tx.epoch.load(Ordering::Relaxed) | end.rx.epoch.load(Ordering::Relaxed)) & 1 != 0;
+        let entry = self.entry();
+        entry.add_switch();
+        if on_ring {
+            entry.set_status(Mode::Smcd, Why::NONE);
+        } else {
+            let pinned = Why::unpack(end.pinned.load(Ordering::Relaxed)).unwrap_or(Why::NONE);
+            let why = if pinned == Why::NONE { Why::new(Detail::PeerReturned) } else { pinned };
+            entry.set_status(Mode::Tcp, why);
+        }
+    }
+
+    // --- descriptors ---
+
+    /// Another descriptor of this process stands for the connection now.
+    pub fn add_alias(&self) {
+        self.aliases.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Descriptors of this process that stand for the connection.
+    pub fn aliases(&self) -> u32 {
+        self.aliases.load(Ordering::Relaxed)
+    }
+
+    /// The descriptor under which the tools list the connection.
+    pub fn listed_fd(&self) -> i32 {
+        self.entry().fd()
+    }
+
+    pub fn list_as(&self, fd: i32) {
+        self.entry().set_fd(fd);
+    }
+
+    /// Descriptor `fd` is about to be closed (-1: it was, unseen). After the last one the `Conn` is free for others.
+    pub fn close(&'static self, fd: i32) {
+        if self.aliases.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        report::connection_closes(self, fd);
+        epoll::connection_closes(self);
+        let end = self.end();
+        // A step of the rendezvous that another thread takes is waited for; it never blocks. One that this thread
+        // interrupted (a signal handler that closes) cannot be.
+        let interrupted = self.advancer.load(Ordering::Relaxed) == lock::tid();
+        let mut slot = None;
+        if !interrupted {
+            let mut cold = self.cold.lock();
+            slot = cold.slot.take();
+            cold.rendezvous = Rendezvous::default();
+        }
+        let attached = self.is_attached();
+        let end_index = self.end_index.load(Ordering::Relaxed).checked_sub(1);
+        if attached {
+            // With both locks no call is inside; later ones meet another generation. A signal handler that closes
+            // what it interrupted goes ahead without.
+            let rx = end.rx.lock.lock();
+            let tx = end.tx.lock.lock();
+            if end.held_alone() {
+                self.last_close(fd);
+            }
+            self.retire();
+            drop((rx, tx));
+        } else {
+            self.retire();
+        }
+        REGISTRY.free(self.entry());
+        let last = end.let_go(end_index);
+        if let Some(slot) = slot {
+            crate::link::leave_slot(&slot, last);
+        }
+        if !interrupted {
+            CONNS.free(self.index());
+        }
+    }
+
+    fn retire(&self) {
+        self.phase.store(FREE, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// No other process holds the socket: what TCP would do at the close must follow from the ring too. (One that the
+    /// descriptor was passed to may, but then nothing is read from the ring any more.)
+    fn last_close(&self, fd: i32) {
+        let handed_over = self.is_pinned();
+        if self.ring_state().readable && !handed_over {
+            // TCP answers a close with unread data by a reset, so that the sender learns of the loss.
+            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+            let len = core::mem::size_of::<libc::linger>();
+            // SAFETY: the value outlives the call.
+            let _ = unsafe {
+                sys!(SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger as *const _, len)
+            };
+        }
+        self.view().mine().set_closed();
+    }
+
+    /// The peer broke the ring's rules: this connection ends, and nothing else.
+    #[cold]
+    pub(crate) fn broken(&self, fd: i32) -> Errno {
+        log::error!("fd {fd}: the peer wrote impossible values into shared memory; connection ended");
+        let why = Why::new(Detail::RingGarbled);
+        let _ = self.end().pinned.compare_exchange(0, why.pack(), Ordering::SeqCst, Ordering::SeqCst);
+        self.entry().set_why(why);
+        // SAFETY: integer arguments only.
+        let _ = unsafe { sys!(SYS_shutdown, fd, libc::SHUT_RDWR) };
+        Errno(libc::ECONNRESET)
+    }
+
+    /// The line of this connection for SMC_REPORT.
+    pub(crate) fn record(&self, fd: i32) -> SocketRecord {
+        SocketRecord::of_own(self.entry(), fd, None)
+    }
+
+    // --- fork ---
+
+    pub(crate) fn fork_begins(&self) {
+        self.end().fork_begins();
+    }
+
+    /// In the child, which has one thread: what other threads of the parent were doing is not going on here.
+    pub(crate) fn forked(&self) {
+        self.end().fork_done_in_child();
+        self.end_index.store(0, Ordering::Relaxed);
+        self.rx_waiters.store(0, Ordering::Relaxed);
+        self.held.store(0, Ordering::Relaxed);
+        self.native_rx.0.store(0, Ordering::Relaxed);
+        self.native_tx.0.store(0, Ordering::Relaxed);
+        self.attached_here.store(0, Ordering::Relaxed);
+        self.advancer.store(0, Ordering::Relaxed);
+        if self.cold.is_locked() {
+            // SAFETY: the holder is a thread of the parent; here is only this one.
+            unsafe { self.cold.force_unlock() };
+        }
+        if let Some(mut cold) = self.cold.try_lock() {
+            // Drops the copies of descriptors only: the parent goes on with its own.
+            cold.rendezvous = Rendezvous::default();
+        }
+        let old = self.entry();
+        let entry = REGISTRY.alloc(old.fd(), Kind::Connection);
+        entry.set_status(old.mode(), old.why());
+        self.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
+    }
+
+    /// Whether the process at hand knows the true state of every call on this end.
+    pub(crate) fn verify_counts(&self, fd: i32) -> Result<bool, Errno> {
+        let counts = sock::tcp_counts(fd, self.is_active())?;
+        let end = self.end();
+        Ok(counts.established
+            && counts.written == end.tx.tcp.load(Ordering::SeqCst)
+            && counts.read == end.rx.tcp.load(Ordering::SeqCst))
+    }
+}
+
+/// Set when something happened after which this process moves no connection any more (packed Why).
+static STOPPED: AtomicU64 = AtomicU64::new(0);
+
+/// From now on connections of this process that are not attached stay on TCP.
+pub fn stop_moving(why: Why) {
+    let _ = STOPPED.compare_exchange(0, why.pack(), Ordering::Relaxed, Ordering::Relaxed);
+    all().filter(|c| !c.is_attached()).for_each(|c| c.pin(why));
+}
+
+/// The doorbell `old` has moved to another number.
+pub fn doorbell_moved(old: i32, new: i32) {
+    for conn in all() {
+        for bell in &conn.bells {
+            let _ = bell.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}

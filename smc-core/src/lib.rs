@@ -1,0 +1,21 @@
+//! What a socket does: the engine of smc.
+
+// First: its `sys!` macro is used all over.
+#[macro_use]
+pub mod sys;
+
+pub mod config;
+pub mod conn;
+pub mod epoll;
+pub mod host;
+pub mod link;
+pub mod listener;
+pub mod lock;
+pub mod process;
+pub mod reason;
+pub mod registry;
+pub mod report;
+pub mod ring;
+pub mod shared;
+pub mod slab;
+pub mod sync;

@@ -1,0 +1,404 @@
+//! Shared memory between this process and others, pooled.
+//!
+//! A *segment* is one sealed memfd with a number of slots (see [`crate::ring::layout`]), made by the connecting end
+//! of a pair of processes and mapped once by each; connections take slots and give them back. A new memfd for every
+//! connection would cost more than half of what a TCP connection costs.
+//!
+//! Mapped memory stays mapped: whoever looks at a slot of a connection that is being closed reads stale words, never
+//! unmapped memory. When a peer process is gone, its segments are replaced by fresh anonymous memory at the same
+//! address, and the address range is used again.
+
+pub mod message;
+pub mod rendezvous;
+
+use core::cell::UnsafeCell;
+
+use crate::lock::{Held, Lock};
+use crate::ring::layout::{self, SlotView};
+use crate::sys::fd::{self, OwnFd};
+use crate::sys::sock::MAX_FDS;
+use crate::sys::{self, Errno, Result};
+use message::ProcessId;
+
+/// Slots in the first segment of a pair of processes, and in further ones.
+const FIRST_SLOTS: u32 = 16;
+const MORE_SLOTS: u32 = 64;
+/// More segments than any pair should need: 16 + 255 * 64 connections.
+const MAX_SEGMENTS: usize = 256;
+
+/// What a doorbell is rung for. Each direction of a slot has one of each kind, so that a thread waiting for space and
+/// one waiting for data do not take each other's rings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bell {
+    /// The consumer wants data.
+    Data,
+    /// The producer wants space.
+    Space,
+}
+
+/// Doorbells of one slot: see [`Doorbells::index`].
+pub struct Doorbells {
+    pub bells: [OwnFd; Doorbells::COUNT],
+}
+
+impl Doorbells {
+    pub const COUNT: usize = 4;
+
+    /// Where the doorbell of the direction that end `producer` sends in stands.
+    #[inline]
+    pub fn index(producer: usize, bell: Bell) -> usize {
+        producer * 2 + (bell == Bell::Space) as usize
+    }
+}
+
+struct Segment {
+    id: u32,
+    memory: Option<OwnFd>,
+    base: *mut u8,
+    len: usize,
+    sizes: [u64; 2],
+    confirmed: bool,
+    slots: Vec<SlotState>,
+}
+
+#[derive(Default)]
+struct SlotState {
+    used: bool,
+    /// The peer was attached to the slot once, so it has the doorbells (and the segment).
+    confirmed: bool,
+    doorbells: Option<&'static Doorbells>,
+}
+
+/// What this process shares with one other.
+struct Link {
+    peer: ProcessId,
+    /// The peer's pid as this process's namespace numbers it; 0 if it does not.
+    pid: u32,
+    /// True: this process made the segments and gives out their slots.
+    owner: bool,
+    segments: Vec<Segment>,
+    /// Connections that use a slot now.
+    connections: u32,
+}
+
+#[derive(Default)]
+struct Links {
+    me: Option<ProcessId>,
+    links: Vec<Link>,
+    /// Address ranges that can be used again.
+    spare: Vec<(usize, usize)>,
+}
+
+struct Guarded {
+    lock: Lock,
+    links: UnsafeCell<Option<Links>>,
+}
+
+// SAFETY: `links` is only touched with the lock held.
+unsafe impl Sync for Guarded {}
+
+static LINKS: Guarded = Guarded { lock: Lock::new(), links: UnsafeCell::new(None) };
+
+fn with_links<R>(f: impl FnOnce(&mut Links) -> Result<R>) -> Result<R> {
+    let _held: Held = LINKS.lock.lock().map_err(|_| Errno(libc::EDEADLK))?;
+    // SAFETY: the lock is held.
+    let links = unsafe { &mut *LINKS.links.get() };
+    f(links.get_or_insert_with(Links::default))
+}
+
+/// The fork handlers take this lock.
+pub fn raw_lock() -> &'static Lock {
+    &LINKS.lock
+}
+
+/// In a forked child: it is another process to its peers. Mappings stay, for the connections inherited.
+pub fn after_fork_in_child() {
+    LINKS.lock.reset();
+    // SAFETY: the child has one thread.
+    let links = unsafe { &mut *LINKS.links.get() };
+    // The descriptors in there are copies; connections inherited still use the doorbells.
+    core::mem::forget(links.take());
+}
+
+/// How this process names itself to peers.
+pub fn process_id() -> Result<ProcessId> {
+    with_links(|links| {
+        if let Some(me) = links.me {
+            return Ok(me);
+        }
+        let mut me = [0; 16];
+        sys::random(&mut me)?;
+        links.me = Some(me);
+        Ok(me)
+    })
+}
+
+/// A slot taken for one connection, from this process's point of view.
+#[derive(Clone, Copy)]
+pub struct TakenSlot {
+    pub view: SlotView,
+    pub doorbells: &'static Doorbells,
+    peer: ProcessId,
+    segment: u32,
+    slot: u32,
+    owner: bool,
+}
+
+impl TakenSlot {
+    /// Both are ends of one connection within this process.
+    pub fn is_other_end_of(&self, other: &TakenSlot) -> bool {
+        self.peer == other.peer
+            && self.segment == other.segment
+            && self.slot == other.slot
+            && self.owner != other.owner
+    }
+}
+
+/// What must be told to the peer about a slot taken here.
+pub struct NewFds {
+    /// The segment's memfd, if the peer has not seen it.
+    pub segment: Option<i32>,
+    pub doorbells: bool,
+}
+
+/// Takes a free slot with rings of `sizes` in the memory shared with `peer`, making what is missing.
+pub fn take_slot(peer: ProcessId, pid: u32, sizes: [u64; 2]) -> Result<(TakenSlot, message::Offer, NewFds)> {
+    let process = process_id()?;
+    with_links(|links| {
+        let index = links.find_or_make(peer, pid, true);
+        let spare = &mut links.spare;
+        let link = &mut links.links[index];
+        let (segment_index, slot, new_segment) = link.free_slot(sizes, spare)?;
+        let segment = &mut link.segments[segment_index];
+        let new_doorbells = !segment.slots[slot].confirmed;
+        if segment.slots[slot].doorbells.is_none() {
+            let bells = Doorbells { bells: [fd::eventfd()?, fd::eventfd()?, fd::eventfd()?, fd::eventfd()?] };
+            segment.slots[slot].doorbells = Some(Box::leak(Box::new(bells)));
+        }
+        let Some(doorbells) = segment.slots[slot].doorbells else { return Err(Errno(libc::EMFILE)) };
+        segment.slots[slot].used = true;
+        let view = segment.view(slot, 0);
+        view.reset();
+        link.connections += 1;
+        let offer = message::Offer {
+            process,
+            fd: -1,
+            segment: segment.id,
+            slot: slot as u32,
+            sizes,
+            new_segment,
+            new_doorbells,
+        };
+        let new = NewFds {
+            segment: new_segment.then(|| segment.memory.as_ref().map_or(-1, OwnFd::raw)),
+            doorbells: new_doorbells,
+        };
+        let taken = TakenSlot { view, doorbells, peer, segment: segment.id, slot: slot as u32, owner: true };
+        Ok((taken, offer, new))
+    })
+}
+
+/// Finds the slot that `peer` offers, mapping the segment if it came along. EPROTO: the offer makes no sense.
+pub fn enter_slot(offer: &message::Offer, pid: u32, mut fds: [Option<OwnFd>; MAX_FDS]) -> Result<TakenSlot> {
+    const BAD: Errno = Errno(libc::EPROTO);
+    if !offer.sizes.iter().all(|s| layout::size_ok(*s)) {
+        return Err(BAD);
+    }
+    with_links(|links| {
+        let index = links.find_or_make(offer.process, pid, false);
+        let spare = &mut links.spare;
+        let link = &mut links.links[index];
+        let mut next = 0;
+        let mut next_fd = || {
+            let fd = fds.get_mut(next).and_then(Option::take);
+            next += 1;
+            fd.ok_or(BAD)
+        };
+        let memory = if offer.new_segment { Some(next_fd()?) } else { None };
+        // One that is known already came with an offer that was not taken up.
+        if let Some(memory) = memory.filter(|_| link.segments.iter().all(|s| s.id != offer.segment)) {
+            if link.segments.len() >= MAX_SEGMENTS {
+                return Err(BAD);
+            }
+            let len = fd::sealed_size(memory.raw()).map_err(|_| BAD)?;
+            let slot_len = layout::slot_len(offer.sizes);
+            let count = len / slot_len;
+            if count == 0 || len % slot_len != 0 || count > MORE_SLOTS as usize {
+                return Err(BAD);
+            }
+            let base = map_segment(memory.raw(), len, spare)?;
+            let slots = (0..count).map(|_| SlotState::default()).collect();
+            link.segments.push(Segment {
+                id: offer.segment,
+                memory: None,
+                base,
+                len,
+                sizes: offer.sizes,
+                confirmed: true,
+                slots,
+            });
+        }
+        let segment = link.segments.iter_mut().find(|s| s.id == offer.segment).ok_or(BAD)?;
+        let sizes_match = segment.sizes == offer.sizes;
+        let state = segment.slots.get_mut(offer.slot as usize).ok_or(BAD)?;
+        if state.used || !sizes_match {
+            return Err(BAD);
+        }
+        if offer.new_doorbells {
+            let bells = Doorbells { bells: [next_fd()?, next_fd()?, next_fd()?, next_fd()?] };
+            if !bells.bells.iter().all(|b| fd::is_eventfd(b.raw())) {
+                return Err(BAD);
+            }
+            if state.doorbells.is_none() {
+                state.doorbells = Some(Box::leak(Box::new(bells)));
+            }
+        }
+        let doorbells = state.doorbells.ok_or(BAD)?;
+        state.used = true;
+        let view = segment.view(offer.slot as usize, 1);
+        link.connections += 1;
+        Ok(TakenSlot {
+            view,
+            doorbells,
+            peer: offer.process,
+            segment: offer.segment,
+            slot: offer.slot,
+            owner: false,
+        })
+    })
+}
+
+/// This process no longer uses the slot. `end_done`: neither does any other process on this end.
+pub fn leave_slot(taken: &TakenSlot, end_done: bool) {
+    if end_done {
+        taken.view.mine().set_released();
+    }
+    let _ = with_links(|links| {
+        let link = links.links.iter_mut().find(|l| l.peer == taken.peer && l.owner == taken.owner);
+        // A child that inherited the connection knows nothing of the link.
+        let Some(link) = link else { return Ok(()) };
+        link.connections = link.connections.saturating_sub(1);
+        if !taken.owner {
+            let segment = link.segments.iter_mut().find(|s| s.id == taken.segment);
+            if let Some(state) = segment.and_then(|s| s.slots.get_mut(taken.slot as usize)) {
+                state.used = false;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Moves the doorbell with number `fd` elsewhere, if it is one. Returns whether it was.
+pub fn relocate(fd: i32) -> bool {
+    with_links(|links| {
+        for bells in links.doorbells() {
+            if let Some(bell) = bells.bells.iter().find(|b| b.raw() == fd) {
+                bell.relocate()?;
+                crate::conn::doorbell_moved(fd, bell.raw());
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
+    .unwrap_or(false)
+}
+
+impl Links {
+    fn doorbells(&self) -> impl Iterator<Item = &'static Doorbells> + '_ {
+        self.links.iter().flat_map(|l| &l.segments).flat_map(|s| &s.slots).filter_map(|s| s.doorbells)
+    }
+
+    fn find_or_make(&mut self, peer: ProcessId, pid: u32, owner: bool) -> usize {
+        if let Some(i) = self.links.iter().position(|l| l.peer == peer && l.owner == owner) {
+            return i;
+        }
+        self.drop_dead_links();
+        self.links.push(Link { peer, pid, owner, segments: Vec::new(), connections: 0 });
+        self.links.len() - 1
+    }
+
+    /// Frees what was shared with processes that are gone.
+    fn drop_dead_links(&mut self) {
+        let spare = &mut self.spare;
+        self.links.retain_mut(|link| {
+            if link.connections > 0 || link.pid == 0 || sys::task_exists(link.pid) {
+                return true;
+            }
+            for segment in link.segments.drain(..) {
+                for slot in segment.slots {
+                    if let Some(doorbells) = slot.doorbells {
+                        // SAFETY: made by Box::leak; no connection uses the link any more, so no reference is left.
+                        drop(unsafe { Box::from_raw(doorbells as *const Doorbells as *mut Doorbells) });
+                    }
+                }
+                if blank(segment.base, segment.len) {
+                    spare.push((segment.base as usize, segment.len));
+                }
+            }
+            false
+        });
+    }
+}
+
+impl Link {
+    /// A slot that neither end uses, with its segment's index and whether the segment is new.
+    fn free_slot(
+        &mut self,
+        sizes: [u64; 2],
+        spare: &mut Vec<(usize, usize)>,
+    ) -> Result<(usize, usize, bool)> {
+        for (i, segment) in self.segments.iter_mut().enumerate().filter(|(_, s)| s.sizes == sizes) {
+            for n in 0..segment.slots.len() {
+                let view = segment.view(n, 0);
+                let state = &mut segment.slots[n];
+                if !state.used || (view.mine().released() && view.peers().released()) {
+                    // An offer that was never taken must be made again with all that belongs to it.
+                    state.confirmed |= view.peers().attached();
+                    segment.confirmed |= state.confirmed;
+                    return Ok((i, n, !segment.confirmed));
+                }
+            }
+        }
+        if self.segments.len() >= MAX_SEGMENTS {
+            return Err(Errno(libc::ENOBUFS));
+        }
+        let count = if self.segments.is_empty() { FIRST_SLOTS } else { MORE_SLOTS };
+        let len = layout::slot_len(sizes) * count as usize;
+        let memory = fd::sealed_memfd(len)?;
+        let base = map_segment(memory.raw(), len, spare)?;
+        let slots = (0..count).map(|_| SlotState::default()).collect();
+        let id = self.segments.len() as u32;
+        self.segments.push(Segment { id, memory: Some(memory), base, len, sizes, confirmed: false, slots });
+        Ok((self.segments.len() - 1, 0, true))
+    }
+}
+
+impl Segment {
+    fn view(&self, slot: usize, end: usize) -> SlotView {
+        // SAFETY: the slot lies within the mapping, which is never unmapped (module doc); sizes were checked when
+        // the segment was made or entered.
+        unsafe { SlotView::new(self.base.add(slot * layout::slot_len(self.sizes)), self.sizes, end) }
+    }
+}
+
+/// Maps a segment, into an address range used before if one fits.
+fn map_segment(memfd: i32, len: usize, spare: &mut Vec<(usize, usize)>) -> Result<*mut u8> {
+    let Some(i) = spare.iter().position(|(_, l)| *l == len) else {
+        return sys::map(len, libc::MAP_SHARED | libc::MAP_NORESERVE, memfd);
+    };
+    let (base, _) = spare.swap_remove(i);
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the range is a blank one of ours.
+    unsafe {
+        sys!(SYS_mmap, base, len, prot, libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE, memfd, 0)
+    }
+    .map(|p| p as *mut u8)
+}
+
+/// Replaces a mapping by untouched anonymous memory.
+fn blank(base: *mut u8, len: usize) -> bool {
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    // SAFETY: the range is a mapping of ours; stale readers find zeros.
+    unsafe { sys!(SYS_mmap, base, len, prot, flags, -1i32, 0) }.is_ok()
+}

@@ -1,0 +1,432 @@
+//! How the two ends of a busy connection find each other on one host.
+//!
+//! ```text
+//! connecting end                               accepting end
+//! listens on an abstract Unix name made
+//! of the connection's two addresses  <──────── connects to it, compares the listener's uid with the uid that
+//!                                              sock_diag reports for the other end of the TCP connection
+//! accepts, compares the uid likewise <──────── Hello
+//! maps a slot, is attached           ────────> Offer, with the segment and doorbells if they are new
+//!                                              maps the slot, is attached
+//! ```
+//!
+//! Each step is taken in passing, inside calls that the program makes on the connection anyway, and never waits. Where
+//! no step is possible the next try comes later and later. Nothing travels in the TCP stream; whatever goes wrong,
+//! the connection is the TCP connection that it was.
+//!
+//! Trust: abstract names can be taken by anybody in the network namespace, so each end checks that the process it
+//! talks to has the uid that owns the other end's TCP socket, and, where the kernel lets it look (same uid), that
+//! the descriptor the process names in its message is that very socket. The accepting end does not send the socket
+//! itself over: a descriptor in flight would keep the TCP connection open after its owner closed it.
+
+use core::fmt::Write;
+
+use super::message::{Hello, Malformed, Offer, MAX_LEN};
+use super::{enter_slot, leave_slot, process_id, take_slot};
+use crate::config;
+use crate::conn::{Cold, Conn};
+use crate::reason::{Detail, Why};
+use crate::sys::diag;
+use crate::sys::fd::{self, OwnFd};
+use crate::sys::sock::{self, Endpoint, MAX_FDS};
+use crate::sys::{self, Errno};
+
+/// Where one connection stands.
+#[derive(Default)]
+pub enum Rendezvous {
+    /// Nothing under way.
+    #[default]
+    Idle,
+    /// `tries`: how often nobody was there.
+    Waiting { pair: Pair, tries: u32 },
+    /// Connecting end: somebody may come.
+    Listening { pair: Pair, listener: OwnFd, stream: Option<OwnFd>, tries: u32 },
+    /// Accepting end: the greeting is out.
+    Greeted { pair: Pair, stream: OwnFd, pid: u32, tries: u32 },
+}
+
+/// The two addresses of a connection, from this end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pair {
+    local: Endpoint,
+    peer: Endpoint,
+}
+
+impl Pair {
+    /// Who owns the socket at the other end now. A connection that nobody has accepted yet has no owner.
+    fn owner(&self) -> Option<diag::Owner> {
+        diag::tcp_owner(&self.peer, &self.local).ok().filter(|o| o.inode != 0)
+    }
+}
+
+/// What a step came to.
+pub enum Step {
+    /// The next step is worth trying after so many more calls.
+    Again {
+        calls: u64,
+        why: Why,
+    },
+    Attached,
+    Never(Why),
+}
+
+/// Tries without an answer before the connection is left alone.
+const MAX_TRIES: u32 = 14;
+/// include/uapi/linux/tcp.h; libc has no name for it.
+const TCP_ULP: i32 = 31;
+
+fn never(detail: Detail) -> Step {
+    Step::Never(Why::new(detail))
+}
+
+/// Wait twice as long after every try.
+fn again(tries: u32, detail: Detail) -> Step {
+    if tries >= MAX_TRIES {
+        return never(detail);
+    }
+    Step::Again { calls: 1 << tries, why: Why::new(detail) }
+}
+
+/// Takes the next step for `conn`, whose TCP socket is `fd`.
+pub(crate) fn step(conn: &Conn, fd: i32, cold: &mut Cold) -> Step {
+    match core::mem::take(&mut cold.rendezvous) {
+        Rendezvous::Idle => begin(conn, fd, cold),
+        Rendezvous::Waiting { pair, tries } => call(conn, fd, cold, pair, tries),
+        Rendezvous::Listening { pair, listener, stream, tries } => {
+            answer(conn, fd, cold, Listening { pair, listener, stream, tries })
+        }
+        Rendezvous::Greeted { pair, stream, pid, tries } => enter(conn, fd, cold, pair, stream, pid, tries),
+    }
+}
+
+struct Listening {
+    pair: Pair,
+    listener: OwnFd,
+    stream: Option<OwnFd>,
+    tries: u32,
+}
+
+fn begin(conn: &Conn, fd: i32, cold: &mut Cold) -> Step {
+    if fd <= 2 {
+        return never(Detail::StdFd);
+    }
+    if has_ulp(fd) {
+        return never(Detail::Ktls);
+    }
+    if sock::int_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1) > 1 {
+        // A read in the kernel would wait for bytes that come by the ring.
+        return never(Detail::OptionFound);
+    }
+    let (Ok(local), Ok(peer)) = (sock::local(fd), sock::peer(fd)) else {
+        return again(0, Detail::NotBusyYet);
+    };
+    if local == peer {
+        // A socket connected to itself is its own peer.
+        return never(Detail::NoRendezvous);
+    }
+    match diag::tcp_owner(&peer, &local) {
+        Ok(_) => {}
+        Err(Errno(libc::ENOENT)) => return never(Detail::PeerRemote),
+        Err(_) => return never(Detail::PeerUidUnverified),
+    }
+    if !fd::may_open(8) {
+        return never(Detail::FdLimit);
+    }
+    let pair = Pair { local, peer };
+    if !conn.is_active() {
+        return call(conn, fd, cold, pair, 0);
+    }
+    match sock::unix_listen(name(&pair.local, &pair.peer).as_bytes()) {
+        Ok(listener) => {
+            cold.rendezvous = Rendezvous::Listening { pair, listener, stream: None, tries: 0 };
+            again(0, Detail::NoRendezvous)
+        }
+        Err(e) => never(local_failure(e, Detail::NoRendezvous)),
+    }
+}
+
+/// Connecting end: looks for the other one.
+fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening) -> Step {
+    if l.stream.is_none() {
+        match sock::unix_accept(l.listener.raw()) {
+            Ok(stream) => l.stream = Some(stream),
+            Err(Errno(libc::EAGAIN)) => {}
+            Err(e) => return never(local_failure(e, Detail::NoRendezvous)),
+        }
+    }
+    let mut buf = [0u8; MAX_LEN];
+    let mut fds = Default::default();
+    let got = match &l.stream {
+        Some(stream) => sock::receive_with_fds(stream.raw(), &mut buf, &mut fds),
+        None => Err(Errno(libc::EAGAIN)),
+    };
+    let Listening { pair, listener, stream, tries } = l;
+    match got {
+        Err(Errno(libc::EAGAIN)) => {
+            cold.rendezvous = Rendezvous::Listening { pair, listener, stream, tries: tries + 1 };
+            again(tries, Detail::NoRendezvous)
+        }
+        Ok(n) if n > 0 => {
+            let Some(stream) = stream else { return never(Detail::RendezvousGarbled) };
+            match Hello::decode(&buf[..n]) {
+                Ok(hello) => offer(conn, fd, cold, pair, listener, stream, &hello, tries),
+                Err(m) => never(malformed(m)),
+            }
+        }
+        // The other one gave up, or was none of ours.
+        _ => {
+            cold.rendezvous = Rendezvous::Listening { pair, listener, stream: None, tries: tries + 1 };
+            again(tries, Detail::NoRendezvous)
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // the states of one step, taken apart
+fn offer(
+    conn: &Conn,
+    fd: i32,
+    cold: &mut Cold,
+    pair: Pair,
+    listener: OwnFd,
+    stream: OwnFd,
+    hello: &Hello,
+    tries: u32,
+) -> Step {
+    let pid = match verify(&pair, &stream, hello.fd) {
+        Ok(pid) => pid,
+        Err(()) => {
+            log::warn!("fd {fd}: somebody else answered at the rendezvous");
+            cold.rendezvous = Rendezvous::Listening { pair, listener, stream: None, tries: tries + 1 };
+            return again(tries, Detail::PeerUidUnverified);
+        }
+    };
+    match conn.verify_counts(fd) {
+        Ok(true) => {}
+        _ => {
+            // Another thread may be inside a call; but not for ever.
+            cold.rendezvous = Rendezvous::Listening { pair, listener, stream: None, tries: tries + 1 };
+            return again(tries, Detail::BehindShim);
+        }
+    }
+    let mine = config::get();
+    let size = |a: u64, b: u64| a.max(b).clamp(crate::ring::layout::MIN_RING, crate::ring::layout::MAX_RING);
+    let sizes = [
+        size(mine.sndbuf, hello.rcvbuf).next_power_of_two(),
+        size(hello.sndbuf, mine.rcvbuf).next_power_of_two(),
+    ];
+    let (slot, mut offer, new) = match take_slot(hello.process, pid, sizes) {
+        Ok(taken) => taken,
+        Err(e) => return never(local_failure(e, Detail::Memory)),
+    };
+    offer.fd = fd;
+    let mut fds = [0; MAX_FDS];
+    let mut count = 0;
+    let bells = slot.doorbells.bells.iter().filter(|_| new.doorbells).map(OwnFd::raw);
+    for (place, fd) in fds.iter_mut().zip(new.segment.into_iter().chain(bells)) {
+        *place = fd;
+        count += 1;
+    }
+    let (bytes, len) = offer.encode();
+    // Attached before the peer can be: from the moment it has the offer it may leave TCP.
+    conn.attach(fd, cold, slot);
+    if sock::send_with_fds(stream.raw(), &bytes[..len], &fds[..count]).is_err() {
+        // Nobody will ever attach at the other end; the connection goes on over TCP through the engine.
+        log::debug!("fd {fd}: the peer left the rendezvous");
+    }
+    Step::Attached
+}
+
+/// Accepting end: looks for the other one's name.
+fn call(conn: &Conn, fd: i32, cold: &mut Cold, pair: Pair, tries: u32) -> Step {
+    let stream = match sock::unix_connect(name(&pair.peer, &pair.local).as_bytes()) {
+        Ok(stream) => stream,
+        Err(Errno(libc::ECONNREFUSED | libc::EAGAIN | libc::ENOENT)) => {
+            cold.rendezvous = Rendezvous::Waiting { pair, tries: tries + 1 };
+            return again(tries, Detail::NoRendezvous);
+        }
+        Err(e) => return never(local_failure(e, Detail::NoRendezvous)),
+    };
+    let retry = |cold: &mut Cold, detail| {
+        cold.rendezvous = Rendezvous::Waiting { pair, tries: tries + 1 };
+        again(tries, detail)
+    };
+    let Ok(credentials) = sock::peer_credentials(stream.raw()) else {
+        return retry(cold, Detail::PeerUidUnverified);
+    };
+    if !pair.owner().is_some_and(|owner| same_uid(&credentials, &owner)) {
+        log::warn!("fd {fd}: the rendezvous name belongs to uid {}", credentials.uid);
+        return retry(cold, Detail::PeerUidUnverified);
+    }
+    let mine = config::get();
+    let Ok(process) = process_id() else { return never(Detail::Memory) };
+    let (bytes, len) = Hello { process, fd, rcvbuf: mine.rcvbuf, sndbuf: mine.sndbuf }.encode();
+    if sock::send_with_fds(stream.raw(), &bytes[..len], &[]).is_err() {
+        return retry(cold, Detail::NoRendezvous);
+    }
+    let _ = conn;
+    cold.rendezvous = Rendezvous::Greeted { pair, stream, pid: credentials.pid as u32, tries: 0 };
+    again(0, Detail::NoRendezvous)
+}
+
+/// Accepting end: takes the offer.
+fn enter(conn: &Conn, fd: i32, cold: &mut Cold, pair: Pair, stream: OwnFd, pid: u32, tries: u32) -> Step {
+    let mut buf = [0u8; MAX_LEN];
+    let mut fds: [Option<OwnFd>; MAX_FDS] = Default::default();
+    let n = match sock::receive_with_fds(stream.raw(), &mut buf, &mut fds) {
+        Err(Errno(libc::EAGAIN)) => {
+            cold.rendezvous = Rendezvous::Greeted { pair, stream, pid, tries: tries + 1 };
+            // The other one answers at its next call on the connection, which may be soon: look often at first.
+            let calls = if tries < 8 { 1 } else { 1 << (tries - 7).min(12) };
+            return if tries < 24 {
+                Step::Again { calls, why: Why::new(Detail::NoRendezvous) }
+            } else {
+                never(Detail::RendezvousTimeout)
+            };
+        }
+        Err(_) | Ok(0) => {
+            cold.rendezvous = Rendezvous::Waiting { pair, tries: tries + 1 };
+            return again(tries, Detail::NoRendezvous);
+        }
+        Ok(n) => n,
+    };
+    let offer = match Offer::decode(&buf[..n]) {
+        Ok(offer) => offer,
+        Err(m) => return never(malformed(m)),
+    };
+    let slot = match enter_slot(&offer, pid, fds) {
+        Ok(slot) => slot,
+        Err(Errno(libc::EPROTO)) => return never(Detail::RendezvousGarbled),
+        Err(e) => return never(local_failure(e, Detail::Memory)),
+    };
+    // The owner of the other end must be the one that listened, and it must still be alone on this end; the kernel
+    // must have counted what we have.
+    let right = verify(&pair, &stream, offer.fd).is_ok();
+    let counted = right && (0..3).any(|_| conn.verify_counts(fd) == Ok(true));
+    if !counted || !conn.end().held_alone() {
+        leave_slot(&slot, true);
+        return never(if right { Detail::BehindShim } else { Detail::PeerUidUnverified });
+    }
+    conn.attach(fd, cold, slot);
+    Step::Attached
+}
+
+fn same_uid(credentials: &libc::ucred, owner: &diag::Owner) -> bool {
+    /// What the kernel says where a uid has no number in the caller's user namespace: it could be anybody.
+    const OVERFLOW_UID: u32 = 65534;
+    let own = sys::geteuid();
+    credentials.uid == owner.uid && (credentials.uid != OVERFLOW_UID || own == OVERFLOW_UID)
+}
+
+/// Checks that the process at the other end of `stream` owns the other end of the connection, as its descriptor
+/// `its_fd`. Returns its pid.
+fn verify(pair: &Pair, stream: &OwnFd, its_fd: i32) -> Result<u32, ()> {
+    let credentials = sock::peer_credentials(stream.raw()).map_err(|_| ())?;
+    let owner = pair.owner().filter(|owner| same_uid(&credentials, owner)).ok_or(())?;
+    let mut path = Text::new();
+    let _ = write!(path, "/proc/{}/fd/{}\0", credentials.pid, its_fd);
+    let mut target = [0u8; 64];
+    // SAFETY: the path ends with a NUL; the kernel writes at most the length given.
+    let n = unsafe {
+        sys!(SYS_readlinkat, libc::AT_FDCWD, path.as_bytes().as_ptr(), target.as_mut_ptr(), target.len())
+    };
+    match n {
+        Ok(n) => {
+            let mut want = Text::new();
+            let _ = write!(want, "socket:[{}]", owner.inode);
+            if target[..n] == *want.as_bytes() {
+                Ok(credentials.pid as u32)
+            } else {
+                Err(())
+            }
+        }
+        // It has no such descriptor.
+        Err(Errno(libc::ENOENT)) if process_is_visible(credentials.pid) => Err(()),
+        // Another uid, another pid namespace, no /proc: the uid has to do.
+        Err(_) => Ok(credentials.pid.max(0) as u32),
+    }
+}
+
+/// Whether /proc shows the process.
+fn process_is_visible(pid: i32) -> bool {
+    let mut path = Text::new();
+    let _ = write!(path, "/proc/{pid}/fd\0");
+    // SAFETY: the path ends with a NUL.
+    unsafe { sys!(SYS_faccessat, libc::AT_FDCWD, path.as_bytes().as_ptr(), libc::F_OK) }.is_ok()
+}
+
+/// The abstract name for the connection from `connecting` to `accepting`, without the leading zero byte.
+fn name(connecting: &Endpoint, accepting: &Endpoint) -> Text {
+    let mut text = Text::new();
+    let _ = text.write_str("smc1/");
+    for end in [connecting, accepting] {
+        for byte in end.ip {
+            let _ = write!(text, "{byte:02x}");
+        }
+        let _ = write!(text, ":{} ", end.port);
+    }
+    text
+}
+
+fn has_ulp(fd: i32) -> bool {
+    let mut name = [0u8; 16];
+    let mut len = name.len() as u32;
+    // SAFETY: the kernel writes at most `len` bytes.
+    let got = unsafe {
+        sys!(SYS_getsockopt, fd, libc::IPPROTO_TCP, TCP_ULP, name.as_mut_ptr(), &mut len as *mut u32)
+    };
+    got.is_ok() && len > 0 && name[0] != 0
+}
+
+fn malformed(m: Malformed) -> Detail {
+    match m {
+        Malformed::Garbled => Detail::RendezvousGarbled,
+        Malformed::OtherVersion => Detail::RendezvousVersion,
+    }
+}
+
+fn local_failure(e: Errno, otherwise: Detail) -> Detail {
+    match e.0 {
+        libc::EMFILE | libc::ENFILE => Detail::FdLimit,
+        libc::ENOMEM | libc::ENOBUFS | libc::EFBIG => Detail::Memory,
+        _ => otherwise,
+    }
+}
+
+/// A short text on the stack: nothing is allocated inside the program's calls.
+struct Text {
+    buf: [u8; 96],
+    len: usize,
+}
+
+impl Text {
+    fn new() -> Text {
+        Text { buf: [0; 96], len: 0 }
+    }
+    fn as_bytes(&self) -> &[u8] {
+        &self.buf[..self.len]
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, s: &str) -> core::fmt::Result {
+        let to = self.buf.get_mut(self.len..self.len + s.len()).ok_or(core::fmt::Error)?;
+        to.copy_from_slice(s.as_bytes());
+        self.len += s.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_make_the_same_name_and_it_fits() {
+        let v6 = Endpoint { ip: [0xfe; 16], port: 65535 };
+        let other = Endpoint { ip: [0xab; 16], port: 12345 };
+        let text = name(&v6, &other);
+        assert!(text.len < 96, "{}", text.len);
+        assert_eq!(text.as_bytes(), name(&v6, &other).as_bytes());
+        assert_ne!(text.as_bytes(), name(&other, &v6).as_bytes());
+    }
+}

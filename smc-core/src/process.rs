@@ -1,0 +1,91 @@
+//! The process: its number, and what happens to the engine at fork.
+//!
+//! | event | parent | child |
+//! |---|---|---|
+//! | fork | `prepare` takes every lock below, in this order, so that the child's copy is consistent; `parent` releases | `child` makes the locks free, keeps every connection (its state is in memory both share), gives up rendezvous under way, lists itself anew for the tools, and is another process to its peers |
+//! | vfork, posix_spawn | nothing | shares the parent's memory: the shim calls nothing here |
+//! | exec | the shim brings descriptors the new program inherits back to TCP | memory is gone |
+//! | exit, kill | nothing | the kernel closes the sockets, which the peers see |
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::lock::{Held, Lock};
+use crate::reason::{Detail, Why};
+use crate::registry::REGISTRY;
+use crate::{conn, epoll, link, listener, lock, report, shared, sys};
+
+static PID: AtomicU32 = AtomicU32::new(0);
+
+/// The calling process, without a system call except for the first time.
+#[inline]
+pub fn pid() -> u32 {
+    match PID.load(Ordering::Relaxed) {
+        0 => {
+            let pid = sys::getpid();
+            PID.store(pid, Ordering::Relaxed);
+            pid
+        }
+        pid => pid,
+    }
+}
+
+/// Locks without a guard on the stack: the matching release is in another handler.
+fn take(lock: &Lock) {
+    if let Ok(held) = lock.lock() {
+        core::mem::forget::<Held>(held);
+    }
+}
+
+fn locks() -> [&'static Lock; 7] {
+    [
+        listener::raw_lock(),
+        epoll::lists_raw_lock(),
+        epoll::raw_lock(),
+        link::raw_lock(),
+        conn::raw_lock(),
+        shared::raw_lock(),
+        epoll::registrations_raw_lock(),
+    ]
+}
+
+/// Before fork, in the parent.
+pub fn prepare() {
+    locks().into_iter().for_each(take);
+    epoll::all_sets().for_each(|s| take(s.raw_lock()));
+    conn::all().for_each(|c| c.fork_begins());
+}
+
+/// After fork, in the parent.
+pub fn parent() {
+    epoll::all_sets().for_each(|s| s.raw_lock().release());
+    locks().into_iter().for_each(Lock::release);
+}
+
+/// After fork, in the child.
+pub fn child() {
+    PID.store(0, Ordering::Relaxed);
+    lock::forget_tid();
+    epoll::all_sets().for_each(|s| s.raw_lock().reset());
+    locks().into_iter().for_each(Lock::reset);
+    epoll::after_fork_in_child();
+    REGISTRY.after_fork();
+    link::after_fork_in_child();
+    shared::after_fork_in_child();
+    conn::all().for_each(|c| c.forked());
+    listener::after_fork_in_child();
+}
+
+/// In a child that was made without the handlers above (`_Fork`, raw clone): as [`child`], as far as that is possible
+/// with locks in an unknown state.
+pub fn child_unannounced() {
+    conn::all().for_each(|c| c.fork_begins());
+    child();
+    // Moving takes memory from malloc, whose lock may have been held by a thread that is not here.
+    conn::stop_moving(Why::new(Detail::SharedProcess));
+}
+
+/// The process is about to end in an orderly way.
+pub fn exiting() {
+    conn::all().for_each(|c| report::connection_closes(c, c.entry().fd()));
+    REGISTRY.close();
+}

@@ -1,0 +1,244 @@
+//! The ring of one direction: a single-producer, single-consumer byte queue in memory that both ends map, with the
+//! protocol by which a side about to sleep is woken exactly when it must be.
+//!
+//! # Cursors
+//! `tail` counts the bytes ever produced, `head` the bytes ever consumed; the byte of cursor `c` lies at
+//! `c % size`, where `size` is a power of two. Each side keeps its own cursor in memory the peer cannot reach
+//! ([`crate::shared`]) and publishes a copy here. What the other side published is checked on every use:
+//! `tail - head <= size`, else the peer is broken ([`Broken`]).
+//!
+//! # Arming
+//! A consumer about to sleep sets `data_wanted`, issues a full fence, and looks at `tail` once more. A producer stores
+//! `tail`, issues a full fence, and looks at `data_wanted`. Whichever fence comes first, one of the two sees the
+//! other's store: the consumer finds the data, or the producer rings the doorbell. The mark is taken with a swap, so
+//! one sleep costs one doorbell. `space_wanted` is the same with the roles exchanged.
+//!
+//! # Switching
+//! The stream of a direction is a sequence of segments, alternately on TCP and in the ring. `epoch` counts the
+//! switches that the producer announced: odd epochs are in the ring. `position[e % 4]` is where epoch `e` begins,
+//! counted in the medium of epoch `e - 1` (TCP bytes ever written, or `tail`). The consumer tells in `reached` which
+//! epoch it reads. The producer stays at most [`MAX_LEAD`] ahead, so no position is overwritten before its use.
+
+pub mod layout;
+#[cfg(test)]
+mod tests;
+
+use crate::sync::{fence, AtomicU32, AtomicU64, Ordering};
+
+/// Epochs that a producer may be ahead of what the consumer has reached.
+pub const MAX_LEAD: u32 = 3;
+
+/// The other side published a value that no correct peer publishes.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub struct Broken;
+
+/// Written by the producer.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct ProducerLine {
+    tail: AtomicU64,
+    epoch: AtomicU32,
+    /// The CPU that the producer last ran on, plus one; 0 is unknown.
+    cpu: AtomicU32,
+    space_wanted: AtomicU32,
+    _pad: u32,
+    position: [AtomicU64; 4],
+}
+
+/// Written by the consumer for each read.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct ConsumerLine {
+    head: AtomicU64,
+    reached: AtomicU32,
+    /// The CPU that the consumer last ran on, plus one; 0 is unknown.
+    cpu: AtomicU32,
+}
+
+/// Written by the consumer when it goes to sleep or reads from TCP: a line of its own, which stays in both caches while
+/// the ring is busy.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct SleepLine {
+    data_wanted: AtomicU32,
+    /// A read from TCP is under way whose limit may be older than the producer's latest announcement.
+    tcp_read: AtomicU32,
+}
+
+/// The control words of one direction; see the module.
+#[repr(C)]
+#[derive(Default)]
+pub struct Direction {
+    producer: ProducerLine,
+    consumer: ConsumerLine,
+    sleep: SleepLine,
+}
+
+impl Direction {
+    // --- producer ---
+
+    /// Bytes that may be produced at `tail`, given the consumer's published head.
+    #[inline]
+    pub fn space(&self, tail: u64, size: u64) -> Result<u64, Broken> {
+        let used = tail.wrapping_sub(self.consumer.head.load(Ordering::Acquire));
+        size.checked_sub(used).ok_or(Broken)
+    }
+
+    /// Makes the bytes before `tail` visible. True: the consumer sleeps and its doorbell must be rung.
+    #[inline]
+    #[must_use]
+    pub fn publish_tail(&self, tail: u64) -> bool {
+        self.producer.tail.store(tail, Ordering::Release);
+        fence(Ordering::SeqCst);
+        take(&self.sleep.data_wanted)
+    }
+
+    /// Asks for a doorbell when there is space; the caller must issue [`asked`] and look at [`Direction::space`] once
+    /// more before it sleeps.
+    pub fn want_space(&self) {
+        self.producer.space_wanted.store(1, Ordering::Relaxed);
+    }
+
+    /// Announces that epoch `epoch` begins at `position` of the medium before it. True as for
+    /// [`Direction::publish_tail`].
+    #[must_use]
+    pub fn announce(&self, epoch: u32, position: u64) -> bool {
+        self.producer.position[(epoch % 4) as usize].store(position, Ordering::Relaxed);
+        self.producer.epoch.store(epoch, Ordering::Release);
+        fence(Ordering::SeqCst);
+        take(&self.sleep.data_wanted)
+    }
+
+    /// How many epochs the consumer is behind `announced`.
+    pub fn lag(&self, announced: u32) -> Result<u32, Broken> {
+        let lag = announced.wrapping_sub(self.consumer.reached.load(Ordering::Acquire));
+        if lag > MAX_LEAD {
+            return Err(Broken);
+        }
+        Ok(lag)
+    }
+
+    /// Whether a read from TCP is under way that may not know of what was announced last. As long as one is, bytes that
+    /// the producer sends over TCP after a return could be taken by it for those before the ring's.
+    pub fn tcp_read_under_way(&self) -> bool {
+        // The fence of the announcement precedes this load.
+        self.sleep.tcp_read.load(Ordering::Acquire) != 0
+    }
+
+    /// The consumer's published head, checked against `tail`.
+    pub fn consumer_head(&self, tail: u64, size: u64) -> Result<u64, Broken> {
+        self.space(tail, size).map(|space| tail.wrapping_sub(size - space))
+    }
+
+    /// Tells where the producer runs (see [`Direction::producer_cpu`]).
+    #[inline]
+    pub fn set_producer_cpu(&self, cpu: u32) {
+        if self.producer.cpu.load(Ordering::Relaxed) != cpu + 1 {
+            self.producer.cpu.store(cpu + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// The CPU the consumer last ran on.
+    #[inline]
+    pub fn consumer_cpu(&self) -> Option<u32> {
+        self.consumer.cpu.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    // --- consumer ---
+
+    /// What the producer has published beyond `head` and `epoch`, as one consistent view: the bytes are of epoch
+    /// `epoch` as long as `next` is `None`; otherwise they are of that epoch up to `next` only.
+    #[inline]
+    pub fn view(&self, head: u64, epoch: u32, size: u64) -> Result<View, Broken> {
+        // In this order: bytes of a later epoch are published after that epoch was announced, so whoever sees the
+        // bytes sees the announcement.
+        let tail = self.producer.tail.load(Ordering::Acquire);
+        let announced = self.producer.epoch.load(Ordering::Acquire);
+        let bytes = tail.wrapping_sub(head);
+        if bytes > size {
+            return Err(Broken);
+        }
+        let lead = announced.wrapping_sub(epoch);
+        if lead > MAX_LEAD {
+            return Err(Broken);
+        }
+        let next = (lead > 0)
+            .then(|| self.producer.position[(epoch.wrapping_add(1) % 4) as usize].load(Ordering::Relaxed));
+        Ok(View { bytes, next })
+    }
+
+    /// Gives the bytes before `head` back. `enough`: there is now so much space that a waiting producer should
+    /// hear of it. True: it waits, and its doorbell must be rung.
+    #[inline]
+    #[must_use]
+    pub fn publish_head(&self, head: u64, enough: bool) -> bool {
+        self.consumer.head.store(head, Ordering::Release);
+        fence(Ordering::SeqCst);
+        enough && take(&self.producer.space_wanted)
+    }
+
+    /// Before a read from TCP, and before the look at [`Direction::view`] that tells its limit: until
+    /// [`Direction::end_tcp_read`], a producer whose announcement that look missed does not return to TCP.
+    pub fn begin_tcp_read(&self) {
+        self.sleep.tcp_read.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    pub fn end_tcp_read(&self) {
+        self.sleep.tcp_read.store(0, Ordering::Release);
+    }
+
+    /// Tells that the consumer reads epoch `epoch` from now on.
+    pub fn reach(&self, epoch: u32) {
+        self.consumer.reached.store(epoch, Ordering::Release);
+    }
+
+    /// Asks for a doorbell at the next [`Direction::publish_tail`] or [`Direction::announce`]; the caller must issue
+    /// [`asked`] and look at [`Direction::view`] once more before it sleeps.
+    pub fn want_data(&self) {
+        self.sleep.data_wanted.store(1, Ordering::Relaxed);
+    }
+
+    /// The consumer is awake and needs no doorbell. Returns whether it had asked for one.
+    pub fn waive_data(&self) -> bool {
+        let asked = self.sleep.data_wanted.load(Ordering::Relaxed) != 0;
+        if asked {
+            self.sleep.data_wanted.store(0, Ordering::Relaxed);
+        }
+        asked
+    }
+
+    /// Tells where the consumer runs.
+    #[inline]
+    pub fn set_consumer_cpu(&self, cpu: u32) {
+        if self.consumer.cpu.load(Ordering::Relaxed) != cpu + 1 {
+            self.consumer.cpu.store(cpu + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// The CPU the producer last ran on.
+    #[inline]
+    pub fn producer_cpu(&self) -> Option<u32> {
+        self.producer.cpu.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
+/// See [`Direction::view`].
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub struct View {
+    /// Published bytes beyond the consumer's head, at most the ring's size.
+    pub bytes: u64,
+    /// Where the next epoch begins, once it is announced.
+    pub next: Option<u64>,
+}
+
+/// The full fence between asking for doorbells, any number of them, and the second look.
+#[inline]
+pub fn asked() {
+    fence(Ordering::SeqCst);
+}
+
+#[inline]
+fn take(mark: &AtomicU32) -> bool {
+    mark.load(Ordering::Relaxed) != 0 && mark.swap(0, Ordering::AcqRel) != 0
+}

@@ -1,0 +1,4 @@
+//! What the command-line tools have in common.
+
+pub mod reasons;
+pub mod table;
