@@ -1,7 +1,7 @@
 #!/bin/bash
 # kill -9 of either end in the middle of traffic, natively and under the preload library. Afterwards smcss removes what
 # the dead have left in the run directory.
-# Usage: ci/killing.sh [ENVIRONMENT]...   (native at-once default switching; without: the first three)
+# Usage: ci/killing.sh [ENVIRONMENT]...   (native at-once default switching; without: all)
 #   SMC_KILLING_ROUNDS=N   rounds for each environment (default 300)
 #   SMC_KILLING_SEED=N     the seed (default: the clock)
 set -uo pipefail
@@ -11,8 +11,7 @@ programs=$(test_programs) || exit
 rounds=${SMC_KILLING_ROUNDS:-300}
 seed=${SMC_KILLING_SEED:-$(date +%s)}
 passed=0 failed=0
-# Forced switching is run by name only: it can stall there (one-byte exchanges against an edge-triggered epoll).
-(($# > 0)) || set -- native at-once default
+(($# > 0)) || set -- native at-once default switching
 
 complain() {
     failed=$((failed + 1))

@@ -16,7 +16,7 @@ smc_run       300 bash ci/smc_run-test.sh
 shim          300 bash shim/tests/run.sh @LIBRARY@
 loom          600 bash ci/loom.sh
 hostile       300 bash ci/hostile.sh
-killing       300 bash ci/killing.sh
+killing       600 bash ci/killing.sh
 behaviour     900 bash ci/behaviour.sh
 torture       900 bash ci/torture.sh
 programs-core 300 bash ci/programs-core.sh

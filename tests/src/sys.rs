@@ -824,7 +824,7 @@ impl SharedCounter {
         SharedCounter(place as *const _)
     }
 
-    pub fn get(&self) -> &std::sync::atomic::AtomicU64 {
+    pub fn get(&self) -> &'static std::sync::atomic::AtomicU64 {
         // SAFETY: the mapping is page aligned, zeroed, and stays until the process ends.
         unsafe { &*self.0 }
     }

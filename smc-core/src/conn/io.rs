@@ -33,6 +33,12 @@ impl Buffers {
         self.remaining
     }
 
+    /// The first `n` bytes of them.
+    pub fn first(mut self, n: usize) -> Buffers {
+        self.remaining = self.remaining.min(n);
+        self
+    }
+
     /// The next contiguous piece, at most `max` bytes.
     #[inline]
     fn piece(&mut self, max: usize) -> Option<(*mut u8, usize)> {
@@ -98,38 +104,68 @@ impl Buffers {
 
     /// `recvmsg` (with `receive`) or `sendmsg` of at most `max` bytes on `fd`, without waiting and without SIGPIPE.
     pub fn transfer(&mut self, fd: i32, flags: i32, max: usize, receive: bool) -> Result<usize, Errno> {
+        let n = self.transfer_behind(None, fd, flags, max, receive)?;
+        self.skip(n);
+        Ok(n)
+    }
+
+    /// With MSG_PEEK: what lies in the kernel's queue behind the bytes that fill `before`, which are put there once
+    /// more. 0 if there is nothing.
+    pub fn peek_behind(&mut self, before: Buffers, fd: i32, flags: i32, max: usize) -> Result<usize, Errno> {
+        let skipped = before.remaining;
+        let n = self.transfer_behind(Some(before), fd, flags, max, true)?.saturating_sub(skipped);
+        self.skip(n);
+        Ok(n)
+    }
+
+    /// Uses nothing up.
+    fn transfer_behind(
+        &self,
+        before: Option<Buffers>,
+        fd: i32,
+        flags: i32,
+        max: usize,
+        receive: bool,
+    ) -> Result<usize, Errno> {
         const BATCH: usize = 16;
         let mut iov = [libc::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; BATCH];
         let mut count = 0;
-        let mut total = 0;
-        // SAFETY: a second walk over the same buffers as `piece` makes.
-        let mut ahead = Buffers { ..*self };
-        while count < BATCH && total < max {
-            let Some((base, len)) = ahead.piece(max - total) else { break };
-            iov[count] = libc::iovec { iov_base: base as *mut _, iov_len: len };
-            ahead.take(len);
-            count += 1;
-            total += len;
+        let mut fill = |mut from: Buffers, max: usize| {
+            let mut total = 0;
+            while count < BATCH && total < max {
+                let Some((base, len)) = from.piece(max - total) else { break };
+                iov[count] = libc::iovec { iov_base: base as *mut _, iov_len: len };
+                from.take(len);
+                count += 1;
+                total += len;
+            }
+        };
+        if let Some(before) = before {
+            fill(before, usize::MAX);
         }
+        fill(*self, max);
         // SAFETY: all-zero is a valid msghdr; the buffers are the program's.
-        let n = unsafe {
+        unsafe {
             let mut msg: libc::msghdr = core::mem::zeroed();
             msg.msg_iov = iov.as_mut_ptr();
             msg.msg_iovlen = count as _;
             let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             if receive {
-                sys!(SYS_recvmsg, fd, &mut msg as *mut _, flags)?
+                sys!(SYS_recvmsg, fd, &mut msg as *mut _, flags)
             } else {
-                sys!(SYS_sendmsg, fd, &msg as *const _, flags)?
+                sys!(SYS_sendmsg, fd, &msg as *const _, flags)
             }
-        };
+        }
+    }
+
+    /// Counts `n` bytes as used.
+    fn skip(&mut self, n: usize) {
         let mut left = n;
         while left > 0 {
             let Some((_, len)) = self.piece(left) else { break };
             self.take(len);
             left -= len;
         }
-        Ok(n)
     }
 }
 

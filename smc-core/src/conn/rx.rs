@@ -23,6 +23,10 @@ pub struct RxOp {
     pub flags: i32,
     /// Bytes delivered so far.
     pub done: usize,
+    /// The buffers as they were at the first byte peeked.
+    whole: Buffers,
+    /// A peek that waits for all its bytes: what it found last.
+    peeked: usize,
     /// The kernel is asked for the sender's end before the ring counts as empty. Not at first: asking costs more
     /// than a short spin.
     ask_kernel: bool,
@@ -31,7 +35,15 @@ pub struct RxOp {
 
 impl RxOp {
     pub fn new(buffers: Buffers, flags: i32) -> RxOp {
-        RxOp { buffers, flags, done: 0, ask_kernel: false, patience: Patience::default() }
+        RxOp {
+            buffers,
+            flags,
+            done: 0,
+            whole: buffers,
+            peeked: 0,
+            ask_kernel: false,
+            patience: Patience::default(),
+        }
     }
 }
 
@@ -87,6 +99,7 @@ impl Conn {
                 May::Wait { remaining_ns } => remaining_ns,
                 May::NotAtAll => {
                     self.set_waits(false);
+                    op.done = op.done.max(op.peeked);
                     return if op.done > 0 { Step::Done(op.done) } else { Step::Fail(Errno(libc::EAGAIN)) };
                 }
                 May::Fail(e) => return Step::Fail(e),
@@ -135,6 +148,12 @@ impl Conn {
         }
         let rx = &self.end().rx;
         let mut wake = false;
+        let peeks = op.flags & libc::MSG_PEEK != 0;
+        let peeks_all = peeks && op.flags & libc::MSG_WAITALL != 0;
+        if peeks_all {
+            self.look_for_fin(fd);
+        }
+        let fin_seen = self.fin_seen();
         let found = loop {
             if op.buffers.remaining() == 0 {
                 break Found::Complete;
@@ -155,14 +174,21 @@ impl Conn {
                 view.rx().end_tcp_read();
             }
             match moved {
-                Moved::Some if op.flags & libc::MSG_PEEK != 0 => break Found::Complete,
+                Moved::Some if peeks => {
+                    self.peek_on(rx, fd, op);
+                    if peeks_all && !fin_seen && op.buffers.remaining() > 0 {
+                        // Nothing tells that there are more bytes than were seen already.
+                        (op.peeked, op.done, op.buffers) = (op.done, 0, op.whole);
+                        break Found::Busy;
+                    }
+                    break Found::Complete;
+                }
                 // A read that returns less than asked for says that there is no more: edge-triggered programs count
                 // on it (epoll(7)). So an end of a segment must not show.
                 Moved::Some if op.flags & libc::MSG_WAITALL == 0 && !self.rx_news(generation) => {
                     break Found::Complete;
                 }
                 Moved::Some | Moved::Again => {}
-                Moved::Next if op.flags & libc::MSG_PEEK != 0 && op.done > 0 => break Found::Complete,
                 Moved::Next => self.rx_reach(rx, epoch + 1),
                 Moved::Stop(found) => break found,
             }
@@ -172,6 +198,59 @@ impl Conn {
             self.ring_peer(Bell::Space);
         }
         found
+    }
+
+    /// A peek has seen bytes of the segment that the reader is in: goes on in those behind it, as far as they are here.
+    /// Programs wait in a loop until a peek shows a whole header.
+    fn peek_on(&self, rx: &RxState, fd: i32, op: &mut RxOp) {
+        if op.buffers.remaining() > 0 {
+            self.view().rx().begin_tcp_read();
+            self.peek_segments(rx, fd, op);
+            self.view().rx().end_tcp_read();
+        }
+    }
+
+    fn peek_segments(&self, rx: &RxState, fd: i32, op: &mut RxOp) {
+        let view = self.view();
+        let mut epoch = rx.epoch.load(Ordering::Relaxed);
+        // The next byte not yet peeked, in each medium.
+        let mut ring = rx.head.load(Ordering::Relaxed);
+        let mut tcp = rx.tcp.load(Ordering::SeqCst);
+        let mut from_tcp = None;
+        if epoch & 1 == 1 {
+            ring += op.done as u64;
+        } else {
+            tcp += op.done as u64;
+            from_tcp = Some(op.whole.first(op.done));
+        }
+        let flags = op.flags & (libc::MSG_PEEK | libc::MSG_TRUNC);
+        while op.buffers.remaining() > 0 {
+            let at = if epoch & 1 == 1 { ring } else { tcp };
+            match view.rx().view(ring, epoch, view.rx_size()) {
+                Ok(seen) if seen.next == Some(at) => epoch = epoch.wrapping_add(1),
+                _ => return,
+            }
+            let Ok(seen) = view.rx().view(ring, epoch, view.rx_size()) else { return };
+            let limit = |at: u64| seen.next.map_or(u64::MAX, |next| next.wrapping_sub(at));
+            if epoch & 1 == 1 {
+                let n = seen.bytes.min(limit(ring)).min(op.buffers.remaining() as u64) as usize;
+                let Ok(pieces) = view.rx_pieces(ring, n) else { return };
+                op.buffers.copy_from(pieces, flags & libc::MSG_TRUNC != 0);
+                op.done += n;
+                ring += n as u64;
+            } else {
+                let max = limit(tcp).min(usize::MAX as u64) as usize;
+                let before = op.buffers;
+                let n = match from_tcp {
+                    None => op.buffers.transfer(fd, flags, max, true),
+                    Some(already) => op.buffers.peek_behind(already, fd, flags, max),
+                };
+                let Ok(n) = n else { return };
+                op.done += n;
+                tcp += n as u64;
+                from_tcp = from_tcp.or(Some(before.first(n)));
+            }
+        }
     }
 
     /// The reader goes on in epoch `epoch`.
@@ -303,9 +382,6 @@ impl Conn {
                 return Moved::Stop(Found::Error(self.broken(fd)));
             }
             limit = until_next as usize;
-        }
-        if op.done > 0 && op.flags & libc::MSG_PEEK != 0 {
-            return Moved::Stop(Found::Complete);
         }
         self.rx_kernel(rx, limit, fd, op)
     }

@@ -47,14 +47,18 @@ impl Round {
     fn choose(number: u64, random: &mut Random) -> Round {
         let waiting = [Waiting::Blocking, Waiting::Poll, Waiting::EpollLevel, Waiting::EpollEdge];
         let pick = |random: &mut Random| waiting[random.below(4) as usize];
+        let work = [Work::Receive, Work::Send, Work::Exchange][number as usize % 3];
+        let piece = random.size(100_000);
+        // Two million exchanges of one byte would take longer than all other rounds together.
+        let most = if work == Work::Exchange { (piece as u64 * 5000).min(2 << 20) } else { 2 << 20 };
         Round {
-            work: [Work::Receive, Work::Send, Work::Exchange][number as usize % 3],
+            work,
             survivor: pick(random),
             victim: pick(random),
             victim_connects: random.one_in(2),
             family: Family::ALL[random.below(4) as usize],
-            piece: random.size(100_000),
-            progress: if random.one_in(6) { 0 } else { random.size(2 << 20) as u64 },
+            piece,
+            progress: if random.one_in(6) { 0 } else { random.size(most as usize) as u64 },
         }
     }
 }
@@ -306,15 +310,16 @@ impl Holdings {
 /// The round under way, by number.
 static ROUND: Mutex<(u64, Option<Round>)> = Mutex::new((0, None));
 
-/// Ends the program when a round hangs.
-fn watch() {
+/// Ends the program when a round hangs: neither the victim gets on nor the round ends.
+fn watch(progress: &'static AtomicU64) {
     const LIMIT: Duration = Duration::from_secs(20);
     std::thread::spawn(|| loop {
-        let under_way = || *ROUND.lock().expect("the round");
-        let (before, round) = under_way();
+        let under_way = || (*ROUND.lock().expect("the round"), progress.load(Ordering::Acquire));
+        let ((before, round), moved) = under_way();
         std::thread::sleep(LIMIT);
-        if under_way().0 == before {
-            eprintln!("killing: round {before} hangs: {round:?}");
+        let ((now, _), moved_now) = under_way();
+        if (now, moved_now) == (before, moved) {
+            eprintln!("killing: round {before} hangs after {moved} bytes: {round:?}");
             std::process::exit(1);
         }
     });
@@ -334,9 +339,9 @@ fn main() -> ExitCode {
         }
     }
     println!("killing: seed {seed}");
-    watch();
     let mut random = Random::new(seed);
     let counters = [SharedCounter::new(), SharedCounter::new()];
+    watch(counters[0].get());
     let mut bystander = Bystander::start();
     let mut halves = [Holdings::default(); 2];
     for number in 0..rounds {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 crate::tests! {
     warm a_peek_leaves_the_bytes;
     warm a_peek_over_several_parts_leaves_the_bytes;
+    warm a_peek_can_wait_for_all_its_bytes;
+    warm a_peek_that_waits_ends_with_the_stream;
     warm waitall_waits_for_all_the_bytes;
     warm waitall_returns_what_came_before_the_end;
     warm waitall_with_a_timeout_returns_what_came;
@@ -54,6 +56,25 @@ fn a_peek_over_several_parts_leaves_the_bytes(pair: &mut Pair) {
     assert_eq!(peeked.bytes, 100);
     pair.near.check(&[&head[..], &tail[..70]].concat());
     pair.near.recv(100);
+}
+
+fn a_peek_can_wait_for_all_its_bytes(pair: &mut Pair) {
+    arrived(pair, 10);
+    let far = pair.far.start(Order::Send(20_000));
+    let mut buf = vec![0; 20_010];
+    assert_eq!(sys::recv(pair.near.fd, &mut buf, libc::MSG_PEEK | libc::MSG_WAITALL), Ok(20_010));
+    pair.near.check(&buf);
+    far.finish().expect("send");
+    pair.near.recv(20_010);
+}
+
+fn a_peek_that_waits_ends_with_the_stream(pair: &mut Pair) {
+    pair.far.must(Order::Send(10));
+    pair.far.must(Order::Shutdown(libc::SHUT_WR));
+    let mut buf = [0; 100];
+    assert_eq!(sys::recv(pair.near.fd, &mut buf, libc::MSG_PEEK | libc::MSG_WAITALL), Ok(10));
+    pair.near.check(&buf[..10]);
+    pair.near.recv(10);
 }
 
 fn waitall_waits_for_all_the_bytes(pair: &mut Pair) {
