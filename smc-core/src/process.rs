@@ -9,6 +9,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::conn::Conn;
 use crate::lock::{Held, Lock};
 use crate::reason::{Detail, Why};
 use crate::registry::REGISTRY;
@@ -84,8 +85,39 @@ pub fn child_unannounced() {
     conn::stop_moving(Why::new(Detail::SharedProcess));
 }
 
+/// A process is about to be made that goes on with this end of `conn`, and does nothing else. Followed in the parent by
+/// [`no_relay`] if that failed, and in the child by [`in_relay`].
+pub fn before_relay(conn: &Conn) {
+    conn.fork_begins();
+}
+
+/// See [`before_relay`].
+pub fn no_relay(conn: &Conn) {
+    conn.fork_failed();
+}
+
+/// See [`before_relay`]. The child may be the copy of a process with threads: takes no memory from malloc. What the
+/// parent knows of its other connections is forgotten.
+pub fn in_relay(conn: &'static Conn) {
+    PID.store(0, Ordering::Relaxed);
+    lock::forget_tid();
+    locks().into_iter().for_each(Lock::reset);
+    REGISTRY.after_fork();
+    link::after_fork_in_child();
+    shared::after_fork_in_child();
+    conn.forked();
+    conn.forget_registrations();
+    report::stop();
+}
+
+/// The relay is done, its connection closed.
+pub fn relay_ends() {
+    REGISTRY.close();
+}
+
 /// The process is about to end in an orderly way.
 pub fn exiting() {
+    conn::all().filter(|c| c.is_attached()).for_each(|c| c.pay_debt(c.listed_fd()));
     conn::all().for_each(|c| report::connection_closes(c, c.entry().fd()));
     REGISTRY.close();
 }

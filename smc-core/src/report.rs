@@ -1,11 +1,23 @@
 //! SMC_REPORT: one line of JSON for each connection, appended when it closes or its process exits.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use crate::conn::Conn;
 use crate::registry::SocketRecord;
 use crate::{config, sys};
 
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// This process writes no lines: it must not use malloc.
+pub(crate) fn stop() {
+    STOPPED.store(true, Ordering::Relaxed);
+}
+
 /// Writes the line, if asked for.
 pub(crate) fn connection_closes(conn: &Conn, fd: i32) {
+    if STOPPED.load(Ordering::Relaxed) {
+        return;
+    }
     let Some(path) = &config::get().report else { return };
     append(path, &conn.record(fd));
 }

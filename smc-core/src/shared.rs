@@ -144,6 +144,11 @@ impl EndState {
         self.forking.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// After a fork that made no child.
+    pub fn fork_failed(&self) {
+        self.forking.fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// After a fork, in the child.
     pub fn fork_done_in_child(&self) {
         let me = crate::process::pid();

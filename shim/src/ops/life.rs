@@ -64,12 +64,13 @@ pub extern "C" fn child_unannounced() {
     guard::protect((), process::child_unannounced);
 }
 
-/// How long a hand-over waits for the peer to send what it has left in the ring.
+/// How long a hand-over waits for the peer to begin to send what it has left in the ring, and to come to an end of it.
+const BEGIN_TRIES: u32 = 200;
 const PATIENCE_TRIES: u32 = 10_000;
 const PAUSE_NS: i64 = 1_000_000;
 
 /// Makes the descriptor usable for somebody who knows nothing of us: both directions go back to TCP, with nothing lost,
-/// and stay there. A peer that does not answer in time costs the connection, not its integrity.
+/// and stay there. With a peer that does not help, another process relays.
 pub unsafe extern "C" fn hand_over(conn: &'static Conn, fd: c_int, detail: Detail) {
     let saved = errno::get();
     if conn.is_attached() {
@@ -77,24 +78,41 @@ pub unsafe extern "C" fn hand_over(conn: &'static Conn, fd: c_int, detail: Detai
         recall(conn, conn.generation());
     }
     super::open::pin(conn, detail);
-    if conn.is_attached() && !unsafe { returned(conn) } {
+    if conn.is_attached() && !unsafe { returned(conn, fd) } && !super::relay::between(conn, fd) {
         give_up(fd);
     }
     errno::set(saved);
 }
 
-unsafe extern "C" fn returned(conn: &'static Conn) -> bool {
+/// Waits until both directions are on TCP. False: the peer does not help, and will not any more.
+unsafe extern "C" fn returned(conn: &'static Conn, fd: c_int) -> bool {
     let generation = conn.generation();
     let mut tx = false;
-    for _ in 0..PATIENCE_TRIES {
+    for tries in 0..PATIENCE_TRIES {
+        // A peer that has closed its sending side cannot help; what it has begun it may have finished before.
+        let hopeless = has_closed(conn, fd) || tries >= BEGIN_TRIES;
         tx = tx || tx_back(conn, generation);
         if tx && rx_back(conn, generation) {
             return true;
+        }
+        if hopeless && withdrawn(conn) {
+            return false;
         }
         let pause = timespec { tv_sec: 0, tv_nsec: PAUSE_NS };
         unsafe { real::ppoll(null_mut(), 0, &pause, null()) };
     }
     false
+}
+
+extern "C" fn has_closed(conn: &'static Conn, fd: c_int) -> bool {
+    guard::protect(false, || {
+        conn.look_for_fin(fd);
+        conn.fin_seen()
+    })
+}
+
+extern "C" fn withdrawn(conn: &'static Conn) -> bool {
+    guard::protect(false, || conn.withdraw_recall())
 }
 
 extern "C" fn tx_back(conn: &'static Conn, generation: u32) -> bool {
@@ -116,7 +134,7 @@ extern "C" fn rx_back(conn: &'static Conn, generation: u32) -> bool {
 #[cold]
 extern "C" fn give_up(fd: c_int) {
     guard::protect((), || {
-        log::error!("fd {fd}: the peer did not bring the stream back to TCP in time; connection ended");
+        log::error!("fd {fd}: the peer did not bring the stream back to TCP, and no process could be made to relay it; connection ended");
         // SAFETY: integer arguments only.
         let _ = unsafe { smc_core::sys!(SYS_shutdown, fd, libc::SHUT_RDWR) };
     });

@@ -13,6 +13,7 @@ pub mod fd;
 pub mod life;
 pub mod open;
 pub mod options;
+pub mod relay;
 pub mod signals;
 pub mod stdio;
 pub mod stream;

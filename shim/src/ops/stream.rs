@@ -693,11 +693,11 @@ unsafe extern "C" fn splice_to_pipe(
 pub unsafe extern "C" fn shutdown(conn: &'static Conn, fd: c_int, how: c_int) -> c_int {
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
         // First the mark, then the FIN: whoever sees the FIN has seen all bytes.
-        shut_tx(conn);
+        shut_tx(conn, fd);
     }
     unsafe { real::shutdown(fd, how) }
 }
 
-extern "C" fn shut_tx(conn: &'static Conn) {
-    guard::protect((), || conn.note_shutdown_tx());
+extern "C" fn shut_tx(conn: &'static Conn, fd: c_int) {
+    guard::protect((), || conn.note_shutdown_tx(fd));
 }

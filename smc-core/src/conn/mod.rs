@@ -271,6 +271,11 @@ impl Conn {
         (bell, self.my_bell(bell))
     }
 
+    /// The numbers of all doorbells of the connection, both ends'.
+    pub fn doorbells(&self) -> [i32; Doorbells::COUNT] {
+        core::array::from_fn(|i| self.bells[i].load(Ordering::Relaxed))
+    }
+
     /// Rings the peer's.
     #[inline]
     pub(crate) fn ring_peer(&self, bell: Bell) {
@@ -283,8 +288,9 @@ impl Conn {
         self.ring_peer(Bell::Space);
     }
 
+    /// The peer has closed its sending side, as far as anybody has looked ([`Conn::look_for_fin`]).
     #[inline]
-    pub(crate) fn fin_seen(&self) -> bool {
+    pub fn fin_seen(&self) -> bool {
         self.fin_seen.load(Ordering::Relaxed) != 0
     }
 
@@ -602,6 +608,7 @@ impl Conn {
         let attached = self.is_attached();
         let end_index = self.end_index.load(Ordering::Relaxed).checked_sub(1);
         if attached {
+            self.pay_debt(fd);
             // With both locks no call is inside; later ones meet another generation. A signal handler that closes
             // what it interrupted goes ahead without.
             let rx = end.rx.lock.lock();
@@ -666,6 +673,15 @@ impl Conn {
 
     pub(crate) fn fork_begins(&self) {
         self.end().fork_begins();
+    }
+
+    pub(crate) fn fork_failed(&self) {
+        self.end().fork_failed();
+    }
+
+    /// In a child that has none of the epoll instances.
+    pub(crate) fn forget_registrations(&self) {
+        self.registrations.store(0, Ordering::Relaxed);
     }
 
     /// In the child, which has one thread: what other threads of the parent were doing is not going on here.

@@ -13,7 +13,10 @@ use super::{Conn, Way};
 use crate::link::Bell;
 use crate::ring::Broken;
 use crate::shared::TxState;
-use crate::sys::Errno;
+use crate::sys::{self, Errno};
+
+/// How long [`Conn::pay_debt`] waits at most.
+const DEBT_NS: u64 = 10_000_000_000;
 
 impl Conn {
     /// Asks the peer for everything that this end has not read. Follow up with [`Conn::recall_done`].
@@ -83,6 +86,20 @@ impl Conn {
         served == Err(Errno(libc::EAGAIN))
     }
 
+    /// Before this end stops sending: what it has undertaken to send over TCP must be there first. Waits for TCP to take
+    /// it, as long as a peer that reads at all may need.
+    pub(crate) fn pay_debt(&self, fd: i32) {
+        let tx = &self.end().tx;
+        let end = sys::now_ns() + DEBT_NS;
+        while tx.owes.load(Ordering::Relaxed) != 0 && self.serve_recall(fd) {
+            let left = end.saturating_sub(sys::now_ns());
+            let mut room = [libc::pollfd { fd, events: libc::POLLOUT, revents: 0 }];
+            if left == 0 || sys::poll(&mut room, left as i64) == Ok(0) {
+                return;
+            }
+        }
+    }
+
     /// With the sending lock held: returns to TCP at the peer's head and sends from there. EAGAIN: not all of it, or
     /// not yet.
     pub(super) fn tx_give_back(&self, tx: &TxState, fd: i32, wake: &mut bool) -> Result<(), Errno> {
@@ -92,6 +109,10 @@ impl Conn {
             let lag = view.tx().lag(tx.announced.load(Ordering::Relaxed));
             if lag != Ok(0) && !view.peers().no_blind_reads() {
                 return Err(Errno(libc::EAGAIN));
+            }
+            if view.mine().closed() {
+                // TCP takes nothing from this end any more: the peer must find another way.
+                return Ok(());
             }
             // Its head stands still from the request on.
             let head = view.tx().consumer_head(tail, view.tx_size()).map_err(|Broken| self.broken(fd))?;

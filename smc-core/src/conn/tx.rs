@@ -336,7 +336,7 @@ impl Conn {
     }
 
     /// Asks the kernel whether the peer has closed its sending side or is gone.
-    pub(crate) fn look_for_fin(&self, fd: i32) {
+    pub fn look_for_fin(&self, fd: i32) {
         let mut look = [libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 }];
         if sys::poll(&mut look, 0).is_ok_and(|n| n > 0) {
             self.set_fin_seen();
@@ -468,9 +468,13 @@ impl Conn {
     }
 
     /// This end will not send any more (shutdown).
-    pub fn note_shutdown_tx(&self) {
+    pub fn note_shutdown_tx(&self, fd: i32) {
         if self.is_attached() {
+            self.pay_debt(fd);
+            // With the lock, no request of the peer is granted at the same time.
+            let held = self.end().tx.lock.lock();
             self.view().mine().set_closed();
+            drop(held);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use core::mem::{size_of, zeroed};
 
-use super::fd::OwnFd;
+use super::fd::{self, OwnFd};
 use super::{Errno, Result};
 
 /// An IPv4 or IPv6 endpoint; IPv4 is kept v4-mapped, so that both ends of a connection between an AF_INET and a
@@ -125,6 +125,82 @@ impl Drop for NoDelay {
 fn set_int_option(fd: i32, level: i32, name: i32, value: i32) -> Result<()> {
     // SAFETY: the value outlives the call.
     unsafe { sys!(SYS_setsockopt, fd, level, name, &value as *const i32, size_of::<i32>()) }.map(|_| ())
+}
+
+/// shutdown(2).
+pub fn shutdown(fd: i32, how: i32) -> Result<()> {
+    // SAFETY: integer arguments only.
+    unsafe { sys!(SYS_shutdown, fd, how) }.map(|_| ())
+}
+
+/// Makes the kernel reset the connection when its last descriptor is closed (SO_LINGER with no time).
+pub fn reset_at_close(fd: i32) -> Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let len = size_of::<libc::linger>();
+    // SAFETY: the value outlives the call.
+    unsafe { sys!(SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger as *const _, len) }
+        .map(|_| ())
+}
+
+/// The two ends of a new TCP connection over the loopback interface, with TCP_NODELAY and FD_CLOEXEC.
+pub fn loopback_pair(v6: bool) -> Result<(i32, i32)> {
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    // SAFETY: integer arguments only.
+    let socket =
+        || unsafe { sys!(SYS_socket, family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) }.map(|fd| fd as i32);
+    let listener = socket()?;
+    let pair = socket().and_then(|client| {
+        connected_to(listener, client, v6)
+            .map(|accepted| (accepted, client))
+            .inspect_err(|_| fd::close(client))
+    });
+    fd::close(listener);
+    pair
+}
+
+/// Connects `client` to the fresh `listener`; the accepted socket.
+fn connected_to(listener: i32, client: i32, v6: bool) -> Result<i32> {
+    // SAFETY: all-zero is a valid address of either family; only the part of its family is read and written.
+    unsafe {
+        let mut address: libc::sockaddr_in6 = zeroed();
+        let mut len = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        if v6 {
+            address.sin6_family = libc::AF_INET6 as _;
+            address.sin6_addr.s6_addr[15] = 1;
+        } else {
+            let v4 = &mut *(&raw mut address).cast::<libc::sockaddr_in>();
+            v4.sin_family = libc::AF_INET as _;
+            v4.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);
+            len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        }
+        sys!(SYS_bind, listener, &address as *const _, len)?;
+        sys!(SYS_listen, listener, 4)?;
+        sys!(SYS_getsockname, listener, &mut address as *mut _, &mut len as *mut _)?;
+        sys!(SYS_connect, client, &address as *const _, len)?;
+    }
+    let us = local(client)?;
+    // Somebody else may have been quicker.
+    for _ in 0..4 {
+        // SAFETY: null addresses. A connection is waiting, at the latest the one made above.
+        let accepted = unsafe { sys!(SYS_accept4, listener, 0, 0, libc::SOCK_CLOEXEC) }? as i32;
+        if peer(accepted) == Ok(us) {
+            for fd in [accepted, client] {
+                let _ = set_int_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+            }
+            return Ok(accepted);
+        }
+        fd::close(accepted);
+    }
+    Err(Errno(libc::ECONNABORTED))
+}
+
+/// Two Unix stream sockets, connected, with FD_CLOEXEC.
+pub fn unix_pair() -> Result<(i32, i32)> {
+    let mut fds = [0i32; 2];
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: two descriptors are written.
+    unsafe { sys!(SYS_socketpair, libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) }?;
+    Ok((fds[0], fds[1]))
 }
 
 /// The identity of the process at the other end of a Unix socket, as it was at its connect or listen.

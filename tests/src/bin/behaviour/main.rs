@@ -101,15 +101,6 @@ fn all_tests() -> impl Iterator<Item = &'static Test> {
     families.into_iter().flatten()
 }
 
-/// What does not work yet under the library, and why (docs/limitations.md). A failure of one of these is printed and
-/// not counted; natively all of them pass.
-const KNOWN_GAPS: &[(&str, &str)] = &[
-    ("descriptors::a_stream_opened_on_a_busy_connection_works", HAND_OVER),
-    ("processes::a_passed_descriptor_goes_on_in_another_process", HAND_OVER),
-    ("processes::another_program_inherits_a_busy_connection", HAND_OVER),
-    ("processes::another_program_inherits_unread_bytes", HAND_OVER),
-];
-
 /// With SMC_TEST_SWITCH set: a switch between TCP and the ring may report an edge once more, which epoll(7) allows.
 const EDGES_COUNTED: &[&str] = &[
     "epoll::a_registration_made_before_the_connection_moves_goes_on",
@@ -118,10 +109,6 @@ const EDGES_COUNTED: &[&str] = &[
     "epoll::registering_reports_what_is_already_there",
     "epoll::modifying_reports_what_is_already_there",
 ];
-
-const HAND_OVER: &str =
-    "unread bytes of the ring can go back to TCP only while the peer makes or waits in a call on \
-                         the connection, and has not shut down its sending side";
 
 /// A test that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -185,11 +172,6 @@ fn run_all(filter: &str, reports: bool) -> ExitCode {
             match result {
                 Ok(()) => passed += 1,
                 Err(why) => {
-                    let gap = KNOWN_GAPS.iter().find(|(name, _)| *name == test.short_name());
-                    if let (true, Some((name, reason))) = (reports, gap) {
-                        println!("behaviour: known gap: {name} [{}]: {reason}", arrangement.name());
-                        continue;
-                    }
                     failed += 1;
                     println!("behaviour: {} [{}]: {why}", test.short_name(), arrangement.name());
                 }
