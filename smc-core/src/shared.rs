@@ -25,6 +25,10 @@ pub struct TxState {
     pub switch_at: AtomicU64,
     /// Bytes written to the ring since it exists.
     pub tail: AtomicU64,
+    /// The cursor that lies at the first byte of the ring; see [`crate::ring`].
+    pub base: AtomicU64,
+    /// The value of `tail` from which on it is worth a look whether the ring can begin anew.
+    pub rebase_at: AtomicU64,
     /// Bytes written to TCP since connect. Also added to without the lock while the connection is native.
     pub tcp: AtomicU64,
     /// The peer's head as last seen; space is computed from it before the shared line is looked at again.
@@ -119,6 +123,9 @@ impl EndState {
             word.store(0, Ordering::Relaxed);
         }
         for word in [&self.pinned, &self.tx.switch_at, &self.tx.tail, &self.tx.tcp, &self.tx.head_seen] {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [&self.tx.base, &self.tx.rebase_at] {
             word.store(0, Ordering::Relaxed);
         }
         for word in [&self.tx.full_since, &self.tx.full_head, &self.tx.tick, &self.tx.debt] {

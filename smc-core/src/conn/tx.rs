@@ -39,6 +39,9 @@ impl TxOp {
 
 /// Bytes written to TCP after a switch to the ring is announced: enough to wake a reader.
 const LAST_ON_TCP: usize = 1024;
+/// Bytes after which a sender looks whether the ring is empty and can begin anew. Half a page: requests and answers then
+/// keep to one page. The look is at a line that the peer has written, so not for every byte.
+const REBASE_AFTER: u64 = 2048;
 /// How long a full ring may stand still before the sender goes on over TCP.
 const FULL_NS: u64 = 20_000_000;
 /// How often a sender that cannot return to TCP yet, but must, looks again.
@@ -297,7 +300,16 @@ impl Conn {
         {
             return None;
         }
-        let Ok(pieces) = view.tx_pieces(tail, n) else { return Some(Found::Error(self.broken(fd))) };
+        let mut base = tx.base.load(Ordering::Relaxed);
+        if tail >= tx.rebase_at.load(Ordering::Relaxed) {
+            if dir.space(tail, size) == Ok(size) {
+                base = tail;
+                tx.base.store(base, Ordering::Relaxed);
+                dir.rebase(base);
+            }
+            tx.rebase_at.store(tail + REBASE_AFTER, Ordering::Relaxed);
+        }
+        let Ok(pieces) = view.tx_pieces(tail, base, n) else { return Some(Found::Error(self.broken(fd))) };
         let n = match op.source.fill(pieces) {
             Ok(n) => n,
             Err(Dry::End) => return Some(Found::Complete),

@@ -3,7 +3,9 @@
 //!
 //! # Cursors
 //! `tail` counts the bytes ever produced, `head` the bytes ever consumed; the byte of cursor `c` lies at
-//! `c % size`, where `size` is a power of two. Each side keeps its own cursor in memory the peer cannot reach
+//! `(c - base) % size`, where `size` is a power of two. A producer that finds the ring empty may set `base` to its cursor, so
+//! that a connection with little under way uses the first bytes of its ring only: they stay in the cache, and the
+//! rest of the ring costs no memory. Each side keeps its own cursor in memory the peer cannot reach
 //! ([`crate::shared`]) and publishes a copy here. What the other side published is checked on every use:
 //! `tail - head <= size`, else the peer is broken ([`Broken`]).
 //!
@@ -43,6 +45,7 @@ pub struct ProducerLine {
     space_wanted: AtomicU32,
     _pad: u32,
     position: [AtomicU64; 4],
+    base: AtomicU64,
 }
 
 /// Written by the consumer for each read.
@@ -91,6 +94,13 @@ impl Direction {
         self.producer.tail.store(tail, Ordering::Release);
         fence(Ordering::SeqCst);
         take(&self.sleep.data_wanted)
+    }
+
+    /// The byte of cursor `tail` is the first one of the ring from now on. Only when the consumer's head is `tail`: until it
+    /// has published that, it may still be taking bytes where they were. Seen by the consumer with the next
+    /// [`Direction::publish_tail`].
+    pub fn rebase(&self, tail: u64) {
+        self.producer.base.store(tail, Ordering::Relaxed);
     }
 
     /// Asks for a doorbell when there is space; the caller must issue [`asked`] and look at [`Direction::space`] once
@@ -165,6 +175,13 @@ impl Direction {
         let next = (lead > 0)
             .then(|| self.producer.position[(epoch.wrapping_add(1) % 4) as usize].load(Ordering::Relaxed));
         Ok(View { bytes, next })
+    }
+
+    /// The cursor of the ring's first byte, for all bytes that [`Direction::view`] has shown and that are not given back
+    /// yet. From the peer: any value is possible, and none leads outside the ring.
+    #[inline]
+    pub fn base(&self) -> u64 {
+        self.producer.base.load(Ordering::Relaxed)
     }
 
     /// Gives the bytes before `head` back. `enough`: there is now so much space that a waiting producer should

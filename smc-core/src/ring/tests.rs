@@ -147,6 +147,58 @@ mod interleaved {
         }
     }
 
+    /// What is produced at a cursor is what is consumed there, wherever the ring begins.
+    #[test]
+    fn the_base_holds_for_all_bytes_that_are_seen() {
+        const SIZE: u64 = 2;
+        const TOTAL: u64 = 3;
+        bounded(3).check(|| {
+            let p = Arc::new((Direction::default(), cells(SIZE)));
+            let other = p.clone();
+            let producer = thread::spawn(move || {
+                let (direction, cells) = &*other;
+                let (mut tail, mut base) = (0u64, 0u64);
+                while tail < TOTAL {
+                    match direction.space(tail, SIZE).unwrap() {
+                        0 => {
+                            thread::yield_now();
+                            continue;
+                        }
+                        SIZE => {
+                            base = tail;
+                            direction.rebase(base);
+                        }
+                        _ => {}
+                    }
+                    cells[((tail - base) % SIZE) as usize].store(100 + tail, Ordering::Relaxed);
+                    tail += 1;
+                    let _ = direction.publish_tail(tail);
+                }
+            });
+            let (direction, cells) = &*p;
+            let mut head = 0;
+            while head < TOTAL {
+                let bytes = direction.view(head, 0, SIZE).unwrap().bytes;
+                for at in head..head + bytes {
+                    let cell = &cells[(at.wrapping_sub(direction.base()) % SIZE) as usize];
+                    assert_eq!(cell.load(Ordering::Relaxed), 100 + at);
+                }
+                head += bytes;
+                match bytes {
+                    0 => thread::yield_now(),
+                    _ => {
+                        let _ = direction.publish_head(head, true);
+                    }
+                }
+            }
+            producer.join().unwrap();
+        });
+    }
+
+    fn cells(n: u64) -> Vec<AtomicU64> {
+        (0..n).map(|_| AtomicU64::new(0)).collect()
+    }
+
     fn bounded(preemptions: usize) -> loom::model::Builder {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(preemptions);
