@@ -10,6 +10,7 @@
 
 use crate::fd_table::{self, Entry};
 use core::sync::atomic::{AtomicI32, Ordering};
+use smc_core::config::Settings;
 use smc_core::sys;
 use std::io::{self, Write};
 
@@ -65,11 +66,12 @@ pub fn fork_done() {
     }
 }
 
-/// Sets the logger up if SMC_LOG asks for one. A setting that cannot be followed means no log.
-pub fn start() {
-    let Some(setting) = crate::life::start::env(c"SMC_LOG").and_then(|value| value.to_str().ok()) else {
-        return;
-    };
+/// Sets the logger up if SMC_LOG, in the environment or else in the file, asks for one. A setting that cannot be
+/// followed means no log.
+pub fn start(settings: &Settings) {
+    let of_file = || settings.of_file("SMC_LOG").map(|setting| setting.value.clone().into());
+    let Some(setting) = std::env::var_os("SMC_LOG").or_else(of_file) else { return };
+    let Some(setting) = setting.to_str() else { return };
     let (level, target) = match setting.split_once(':') {
         Some((level, target)) => (level, Some(target)),
         None => (setting, None),

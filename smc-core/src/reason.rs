@@ -232,6 +232,8 @@ details! {
         "not moved yet: no data has been sent", "";
     SimultaneousMove = 20, Active,
         "the two ends did not agree on the moment to move", "";
+    SettingsBroken = 30, Active,
+        "the configuration file or SMC_POLICY cannot be used", "see what smcctl check says";
     // Nobody to talk to.
     NoRendezvous = 40, PeerNoSmc,
         "no answer at the rendezvous: the peer is on another host or network namespace, or runs without SMC",

@@ -1,10 +1,11 @@
 //! The constructor: what happens before `main`.
 //!
-//! Cheap, because every program a shell starts pays for it: look-ups, three or four system calls, no threads, no
-//! files (unless a log is asked for), no connections.
+//! Cheap, because every program a shell starts pays for it: look-ups, a few system calls, no threads, no files but the
+//! configuration, if there is one (and a log, if it is asked for), no connections.
 
 use crate::{guard, logging, ops, real};
 use core::ffi::{c_char, c_int, c_void, CStr};
+use smc_core::config::Settings;
 
 #[cfg(not(test))]
 #[used]
@@ -24,15 +25,19 @@ fn start() {
     }
     #[cfg(not(test))]
     crate::abi::redhooked::resolve();
-    if is_privileged() || is_disabled() || is_second_copy() {
+    if is_privileged() || is_second_copy() {
         return;
     }
-    logging::start();
+    let settings = Settings::load(|name| std::env::var_os(name));
+    if settings.config.disable {
+        return;
+    }
+    logging::start(&settings);
     guard::silence();
     match super::activate() {
         Ok(()) => {
             log::debug!("active");
-            ops::life::start()
+            ops::life::start(settings);
         }
         Err(what) => log::warn!("inert: {what} failed"),
     }
@@ -42,24 +47,6 @@ fn start() {
 fn is_privileged() -> bool {
     // SAFETY: reads the auxiliary vector.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
-}
-
-/// SMC_DISABLE=1: load, and do nothing.
-fn is_disabled() -> bool {
-    env(c"SMC_DISABLE").is_some_and(|value| value == c"1")
-}
-
-/// An environment variable, read without allocating. Valid until the program changes its environment.
-pub(crate) fn env(name: &CStr) -> Option<&'static CStr> {
-    // SAFETY: in the constructor no other thread changes the environment; the string is part of it.
-    unsafe {
-        let value = libc::getenv(name.as_ptr());
-        if value.is_null() {
-            None
-        } else {
-            Some(CStr::from_ptr(value))
-        }
-    }
 }
 
 /// Whether another copy of this library stands before us in the link map: then its hooks are called first, and two

@@ -5,10 +5,11 @@ use crate::{errno, guard, real};
 use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicBool, Ordering};
 use libc::{c_int, timespec};
+use smc_core::config::{self, Settings};
 use smc_core::conn::{self, Conn};
 use smc_core::reason::{Detail, Why};
 use smc_core::sys::fd;
-use smc_core::{config, host, process, registry};
+use smc_core::{host, policy, process, registry};
 
 /// Something happened in this process after which no connection is moved any more.
 static NO_MORE: AtomicBool = AtomicBool::new(false);
@@ -24,14 +25,17 @@ fn mark_internal(fd: i32, on: bool) {
 }
 
 /// At the end of the constructor, when the shim is active.
-pub extern "C" fn start() {
+pub fn start(settings: Settings) {
     guard::protect((), || {
         host::set_mark_internal(mark_internal);
-        let (config, complaints) = config::Config::read(|name| std::env::var_os(name));
-        for complaint in complaints {
+        for complaint in &settings.complaints {
             log::error!("{complaint}");
         }
-        config::install(config);
+        if settings.are_broken() {
+            stop(Detail::SettingsBroken);
+        }
+        config::install(settings.config);
+        policy::install(settings.rules);
         registry::configure(|name| std::env::var_os(name));
         // At exit() by way of libc, besides `_exit` and `exit_group`, which are hooked.
         // SAFETY: a function of this library, which is never unloaded.

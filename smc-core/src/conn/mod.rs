@@ -28,7 +28,7 @@ use crate::ring::layout::SlotView;
 use crate::shared::{self, EndState};
 use crate::slab::{Slab, Slot};
 use crate::sys::{self, sock, Errno};
-use crate::{config, epoll, report};
+use crate::{config, epoll, policy, report};
 
 const FREE: u32 = 0;
 const NATIVE: u32 = 1;
@@ -206,6 +206,8 @@ impl Conn {
             conn.pin(Why::new(Detail::StdFd));
         } else if let (true, Some(why)) = (stopped != 0, Why::unpack(stopped)) {
             conn.pin(why);
+        } else if policy::excludes(fd) {
+            conn.pin(Why::new(Detail::Excluded));
         } else if config::get().upgrade_after == 0 {
             conn.advance(conn.generation(), fd);
         }

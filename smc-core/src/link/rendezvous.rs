@@ -23,13 +23,13 @@ use core::fmt::Write;
 
 use super::message::{Hello, Malformed, Offer, MAX_LEN};
 use super::{enter_slot, leave_slot, process_id, take_slot};
-use crate::config;
 use crate::conn::{Cold, Conn};
 use crate::reason::{Detail, Why};
 use crate::sys::diag;
 use crate::sys::fd::{self, OwnFd};
 use crate::sys::sock::{self, Endpoint, MAX_FDS};
 use crate::sys::{self, Errno};
+use crate::{config, policy};
 
 /// Where one connection stands.
 #[derive(Default)]
@@ -109,6 +109,10 @@ struct Listening {
 fn begin(conn: &Conn, fd: i32, cold: &mut Cold) -> Step {
     if fd <= 2 {
         return never(Detail::StdFd);
+    }
+    if policy::excludes(fd) {
+        // The connect was under way when the connection was opened.
+        return never(Detail::Excluded);
     }
     if has_ulp(fd) {
         return never(Detail::Ktls);

@@ -1,0 +1,189 @@
+//! Settings, read once, when the library is loaded: from the environment, and from a file ([`file`]).
+
+pub mod file;
+mod load;
+
+pub use load::{Complaint, Settings};
+
+use std::ffi::CString;
+
+use once_cell::sync::OnceCell;
+
+use crate::ring::layout::{MAX_RING, MIN_RING};
+
+/// Bytes (with each call counted as at least [`CALL_WEIGHT`]) before a connection is moved.
+pub const DEFAULT_UPGRADE_AFTER: u64 = 32 << 10;
+/// A call of few bytes weighs as much as this many: eight small request-response exchanges, sixteen calls on each
+/// end, reach the default.
+pub const CALL_WEIGHT: u64 = 2 << 10;
+/// Of one ring. Larger ones leave the cache of most machines.
+pub const DEFAULT_RING: u64 = 256 << 10;
+
+/// See `docs/configuration.md`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// SMC_DISABLE: everything stays TCP.
+    pub disable: bool,
+    /// SMC_UPGRADE_AFTER in bytes; 0 moves connections at once.
+    pub upgrade_after: u64,
+    /// SMC_RCVBUF: ring for bytes to this process, power of two.
+    pub rcvbuf: u64,
+    /// SMC_SNDBUF: ring for bytes from this process, power of two.
+    pub sndbuf: u64,
+    /// SMC_REPORT: file that gets a line for each connection when it closes.
+    pub report: Option<CString>,
+    /// SMC_TEST_SWITCH: in tests, a direction leaves its medium after this many calls on average; 0 never.
+    pub test_switch: u32,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            disable: false,
+            upgrade_after: DEFAULT_UPGRADE_AFTER,
+            rcvbuf: DEFAULT_RING,
+            sndbuf: DEFAULT_RING,
+            report: None,
+            test_switch: 0,
+        }
+    }
+}
+
+static CONFIG: OnceCell<Config> = OnceCell::new();
+
+/// The settings in force; the defaults until [`install`].
+#[inline]
+pub fn get() -> &'static Config {
+    static DEFAULT: OnceCell<Config> = OnceCell::new();
+    CONFIG.get().unwrap_or_else(|| DEFAULT.get_or_init(Config::default))
+}
+
+/// Puts settings into force, once.
+pub fn install(config: Config) {
+    let _ = CONFIG.set(config);
+}
+
+/// The variables that are also settings of the configuration file. SMC_RUN_DIR is not: `smcss` must find it too.
+pub const FILE_SETTINGS: &[&str] =
+    &["SMC_UPGRADE_AFTER", "SMC_RCVBUF", "SMC_SNDBUF", "SMC_DISABLE", "SMC_LOG", "SMC_REPORT"];
+/// For tests, in the environment alone.
+const TEST_SWITCH: &str = "SMC_TEST_SWITCH";
+
+/// Levels of SMC_LOG, those of the `log` crate.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+impl Config {
+    /// Gives a setting the value written as `text`; an empty one is the default. An error says what a value has to
+    /// be. SMC_LOG is only checked: the log is not this struct's.
+    fn set(&mut self, name: &str, text: &str) -> Result<(), String> {
+        let text = text.trim();
+        let default = Config::default();
+        match name {
+            "SMC_UPGRADE_AFTER" => self.upgrade_after = size(text, default.upgrade_after, 0, u64::MAX / 2)?,
+            "SMC_RCVBUF" => self.rcvbuf = ring(text)?,
+            "SMC_SNDBUF" => self.sndbuf = ring(text)?,
+            "SMC_DISABLE" => match text {
+                "" | "0" => self.disable = false,
+                "1" => self.disable = true,
+                _ => return Err("must be 0 or 1".to_owned()),
+            },
+            "SMC_LOG" => check_log(text)?,
+            "SMC_REPORT" => {
+                let path = CString::new(text).map_err(|_| "a NUL byte is no part of a path".to_owned())?;
+                self.report = Some(path).filter(|path| !path.is_empty());
+            }
+            TEST_SWITCH => self.test_switch = size(text, 0, 0, u64::from(u32::MAX))? as u32,
+            _ => return Err(format!("there is no such setting; there are {}", FILE_SETTINGS.join(", "))),
+        }
+        Ok(())
+    }
+}
+
+fn size(text: &str, default: u64, low: u64, high: u64) -> Result<u64, String> {
+    if text.is_empty() {
+        return Ok(default);
+    }
+    parse_size(text)
+        .filter(|n| (low..=high).contains(n))
+        .ok_or_else(|| format!("not a size from {low} to {high} bytes (k and m suffixes allowed)"))
+}
+
+fn ring(text: &str) -> Result<u64, String> {
+    size(text, DEFAULT_RING, 1, MAX_RING).map(|n| n.next_power_of_two().max(MIN_RING))
+}
+
+fn check_log(text: &str) -> Result<(), String> {
+    let (level, file) = text.split_once(':').map_or((text, None), |(level, file)| (level, Some(file)));
+    if !text.is_empty() && !LEVELS.iter().any(|l| l.eq_ignore_ascii_case(level)) {
+        return Err(format!("does not begin with a level ({})", LEVELS.join(", ")));
+    }
+    match file {
+        Some("") => Err("names no file behind the colon".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// A count of bytes with an optional suffix k or m (either case), powers of 1024.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
+        _ => (text, 1),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_suffixes() {
+        assert_eq!(parse_size("0"), Some(0));
+        assert_eq!(parse_size("64k"), Some(65536));
+        assert_eq!(parse_size("2M"), Some(2 << 20));
+        for bad in ["", "k", "-1", "1g", "1.5k", " 1", "99999999999999999999"] {
+            assert_eq!(parse_size(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_setting_of_a_file_is_understood_and_an_empty_value_is_the_default() {
+        for name in FILE_SETTINGS {
+            let mut config = Config::default();
+            config.set(name, "").expect(name);
+            assert_eq!(config, Config::default(), "{name}");
+        }
+    }
+
+    #[test]
+    fn rings_are_powers_of_two() {
+        let mut config = Config::default();
+        config.set("SMC_RCVBUF", "100k").unwrap();
+        config.set("SMC_SNDBUF", "1").unwrap();
+        assert_eq!((config.rcvbuf, config.sndbuf), (128 << 10, MIN_RING));
+    }
+
+    #[test]
+    fn values_that_make_no_sense_change_nothing() {
+        let mut config = Config::default();
+        for (name, value) in [
+            ("SMC_RCVBUF", "lots"),
+            ("SMC_RCVBUF", "65m"),
+            ("SMC_SNDBUF", "0"),
+            ("SMC_UPGRADE_AFTER", "-1"),
+            ("SMC_DISABLE", "yes"),
+            ("SMC_LOG", "loud"),
+            ("SMC_LOG", "info:"),
+            ("SMC_REPORT", "a\0b"),
+            ("SMC_RUN_DIR", "/run/smc"),
+            ("SMC_NONSENSE", "1"),
+        ] {
+            assert!(config.set(name, value).is_err(), "{name}={value}");
+        }
+        assert_eq!(config, Config::default());
+    }
+}
