@@ -11,6 +11,8 @@
 //! `ci/exports.sh` checks the first for every exported function: none of them may have an exception table.
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use smc_core::conn;
+use smc_core::reason::{Detail, Why};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -20,7 +22,7 @@ pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Runs `body`; if it panics, counts and logs that and returns `default`.
+/// Runs `body`; if it panics, counts and logs that, keeps on TCP what is there (0x09990000), and returns `default`.
 ///
 /// Makes no cancellable call itself, and `body` must make none. Never inlined: the exception table is to stay in this
 /// frame.
@@ -33,6 +35,12 @@ pub extern "C" fn protect<T: Copy, F: FnOnce() -> T>(default: T, body: F) -> T {
             // Dropping a payload runs foreign code that may panic in turn.
             core::mem::forget(payload);
             PANICS.fetch_add(1, Ordering::Relaxed);
+            // Nobody knows what the engine is worth now: what is on TCP stays there. (Doubt about this too is no reason
+            // to end the program.)
+            let stop = || conn::stop_moving(Why::new(Detail::Panicked));
+            if let Err(payload) = catch_unwind(stop) {
+                core::mem::forget(payload);
+            }
             default
         }
     }
@@ -57,5 +65,6 @@ mod tests {
         assert_eq!(panics(), before);
         assert_eq!(protect(-1, || if before < u64::MAX { panic!("on purpose") } else { 0 }), -1);
         assert_eq!(panics(), before + 1);
+        assert_eq!(conn::stopped(), Some(Why::new(Detail::Panicked)));
     }
 }

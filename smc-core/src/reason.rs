@@ -62,9 +62,9 @@ reasons! {
     Cnferr = 0x0300_0000, "SMC_CLC_DECL_CNFERR",
         "configuration error", "check the addresses and prefixes of the network interface";
     PeerNoSmc = 0x0301_0000, "SMC_CLC_DECL_PEERNOSMC",
-        "the peer did not indicate SMC", "run the peer with SMC as well";
+        "the peer did not indicate SMC", "run the peer with smc as well";
     Active = 0x0301_0001, "SMC_CLC_DECL_ACTIVE",
-        "this side chose TCP", "see the settings of smc_run";
+        "this end chose TCP", "smcss -d and reason_text say why";
     Ipsec = 0x0302_0000, "SMC_CLC_DECL_IPSEC",
         "an IPsec policy applies to the socket", "";
     NoSmcDev = 0x0303_0000, "SMC_CLC_DECL_NOSMCDEV",
@@ -97,7 +97,7 @@ reasons! {
     RmbeEc = 0x0305_0000, "SMC_CLC_DECL_RMBE_EC",
         "the peer wants an eye catcher in its buffers", "";
     OptUnsupp = 0x0306_0000, "SMC_CLC_DECL_OPTUNSUPP",
-        "the program uses a socket option or call that SMC cannot serve", "";
+        "the program uses a socket option or call that only TCP serves", "turn it off in the program, if it can do without";
     DiffPrefix = 0x0307_0000, "SMC_CLC_DECL_DIFFPREFIX",
         "the hosts have no IP subnet in common", "use SMC version 2 on both hosts";
     GetVlanErr = 0x0308_0000, "SMC_CLC_DECL_GETVLANERR",
@@ -179,7 +179,7 @@ macro_rules! details {
                 }
             }
 
-            /// What the user can do about it, without full stop; may be empty.
+            /// What the user can do about it, without full stop; empty for [`Detail::Unspecified`].
             pub const fn advice(self) -> &'static str {
                 match self {
                     Detail::Unspecified => "",
@@ -191,94 +191,135 @@ macro_rules! details {
 }
 
 details! {
-    // Choices made on this side.
+    // Choices made on this side. 2, 17, 18 and 20 were used once, as were 42 and 62.
     NotBusyYet = 1, Active,
-        "not moved yet: fewer bytes than SMC_UPGRADE_AFTER", "lower SMC_UPGRADE_AFTER to move connections sooner";
-    Disabled = 2, Active,
-        "SMC is switched off for this process", "unset SMC_DISABLE";
+        "not moved yet: fewer bytes than SMC_UPGRADE_AFTER",
+        "nothing: the connection has not been busy; --upgrade-after=0 moves every connection at once";
     Excluded = 3, Active,
-        "address, port or program is excluded by the settings", "change the exclusions";
+        "excluded by a rule of SMC_POLICY or of the configuration file",
+        "smcctl explain names the rule";
     Stdio = 4, Active,
-        "the program reads or writes the socket through a stdio stream (fdopen)", "";
+        "the program reads or writes the socket through a stdio stream (fdopen)",
+        "nothing: such bytes cannot be seen";
     StdFd = 5, Active,
-        "the socket is descriptor 0, 1 or 2", "";
+        "the socket is descriptor 0, 1 or 2",
+        "nothing: such bytes may go through stdio, where they cannot be seen";
     FdPassed = 6, Active,
-        "the descriptor was passed to another process over a Unix socket", "";
+        "the descriptor was passed to another process over a Unix socket",
+        "nothing: the other process may not run under smc";
     Inherited = 7, Active,
-        "the descriptor was inherited from another program", "";
+        "the descriptor was inherited from another program, or came over a Unix socket",
+        "nothing: others may use the connection too";
     IoUring = 8, Active,
-        "the program uses io_uring, whose transfers cannot be seen", "turn off io_uring in the program";
+        "the program uses io_uring, whose transfers cannot be seen",
+        "turn io_uring off in the program, if it can do without";
     Ktls = 9, Active,
-        "kernel TLS is set up on the socket", "turn off kernel TLS in the program";
+        "kernel TLS was found on the socket",
+        "turn off kernel TLS in the program; TLS in the program works";
     Seccomp = 10, Active,
-        "a seccomp filter may forbid the system calls needed", "";
+        "the program filters its system calls (seccomp), and may forbid those that are needed",
+        "turn off the filter in the program, if it can do without";
     SharedProcess = 11, Active,
-        "several processes use the connection", "";
+        "several processes hold the connection",
+        "nothing: it moves when one of them is left, if it has not been moved before the fork";
     BehindShim = 12, Active,
-        "bytes went over the connection that this library did not see", "";
+        "bytes went over the connection that this library did not see",
+        "nothing: the program makes system calls itself, and cannot use smc";
     PeerUidUnverified = 13, Active,
-        "it could not be verified which user owns the other end", "";
+        "it could not be verified which user owns the other end",
+        "allow sock_diag (AF_NETLINK) and put both ends into one user namespace";
     Executed = 14, Active,
-        "the process executed another program, which may run without SMC", "";
+        "the process executed another program, which may run without smc",
+        "nothing, or let the program set FD_CLOEXEC on its sockets";
     OptionFound = 15, Active,
-        "an option that SMC cannot serve was found on the descriptor", "";
+        "an option that SMC cannot serve was found on the descriptor",
+        "turn the option off in the program that set it";
     CallUnsupported = 16, Active,
-        "the program made a call on the socket that only TCP can serve", "";
-    KernelLacks = 17, Active,
-        "the kernel lacks a feature this needs", "use Linux 5.10 or later";
-    RingFailed = 18, Active,
-        "the shared memory path failed and the stream went back to TCP", "";
+        "the program made a call on the socket that only TCP can serve",
+        "nothing: the call works, on TCP";
     NoData = 19, Active,
-        "not moved yet: no data has been sent", "";
-    SimultaneousMove = 20, Active,
-        "the two ends did not agree on the moment to move", "";
+        "not moved yet: nothing was sent since both ends agreed to move",
+        "nothing: it moves with the next bytes";
     SettingsBroken = 30, Active,
-        "the configuration file or SMC_POLICY cannot be used", "see what smcctl check says";
+        "the configuration file or SMC_POLICY cannot be used",
+        "mend what smcctl check names";
+    Overflow = 31, Active,
+        "a ring was full and stood still, so that the stream went on over TCP",
+        "nothing: it moves again; larger rings (SMC_RCVBUF, SMC_SNDBUF) help a reader that pauses";
+    PeerShutDown = 32, Active,
+        "the peer has shut down its sending side, and what is left to send goes over TCP",
+        "nothing: the connection is about to end";
     // Nobody to talk to.
     NoRendezvous = 40, PeerNoSmc,
-        "no answer at the rendezvous: the peer is on another host or network namespace, or runs without SMC",
-        "start both programs with smc_run in the same network namespace";
+        "nobody answered at the rendezvous: the peer runs without smc, or under SMC_DISABLE, or in another network namespace",
+        "start both programs with smc_run, in one network namespace";
     PeerRemote = 41, PeerNoSmc,
-        "the peer is on another host", "";
-    OptionEchoed = 42, PeerNoSmc,
-        "the peer echoes TCP options it does not know", "";
+        "the peer is on another host, or in another network namespace",
+        "nothing: SMC between hosts is not there yet";
     // Limits.
     Memory = 60, Mem,
-        "out of memory for the shared buffers", "raise the memory limit, or lower SMC_RCVBUF and SMC_SNDBUF";
+        "out of memory for the shared buffers",
+        "raise the limits on memory and file size, or lower SMC_RCVBUF and SMC_SNDBUF";
     FdLimit = 61, Mem,
-        "out of descriptors", "raise the limit on open files (ulimit -n)";
-    ConnectionLimit = 62, Mem,
-        "the limit on SMC connections is reached", "";
+        "out of descriptors",
+        "raise the limit on open files (ulimit -n)";
     // Options and calls.
     ZeroCopy = 80, OptUnsupp,
-        "the program set SO_ZEROCOPY", "";
+        "the program set SO_ZEROCOPY",
+        "turn zero-copy sends off in the program";
     UrgentData = 81, OptUnsupp,
-        "the program sends or receives urgent data", "";
+        "the program sends or receives urgent data",
+        "nothing: urgent data works, on TCP";
     FastOpen = 82, OptUnsupp,
-        "the program uses TCP fast open", "turn off TCP fast open in the program";
+        "the program uses TCP fast open",
+        "turn off TCP fast open in the program";
     PeekOffset = 83, OptUnsupp,
-        "the program set SO_PEEK_OFF", "";
+        "the program set SO_PEEK_OFF",
+        "nothing: the option works, on TCP";
     Ulp = 84, OptUnsupp,
-        "the program attached an upper-layer protocol (TCP_ULP, kernel TLS)", "turn off kernel TLS in the program";
+        "the program attached an upper-layer protocol (TCP_ULP, kernel TLS)",
+        "turn off kernel TLS in the program; TLS in the program works";
     Signature = 85, OptUnsupp,
-        "the program set TCP MD5 or TCP-AO keys", "";
+        "the program set TCP MD5 or TCP-AO keys",
+        "nothing: signatures work, on TCP";
     Repair = 86, OptUnsupp,
-        "the program put the socket into repair mode", "";
+        "the program put the socket into repair mode",
+        "nothing: it is being moved or examined";
     // The peer.
     PeerReturned = 100, PeerDecl,
-        "the peer moved the stream back to TCP", "look up the peer's code";
+        "the peer brought the stream back to TCP",
+        "look up the peer's code, and its text at that end";
     PeerRefused = 101, PeerDecl,
-        "the peer refused at the rendezvous", "look up the peer's code";
+        "the peer stays on TCP",
+        "look up the peer's code, and its text at that end";
     RendezvousTimeout = 110, TimeoutCl,
-        "the peer began the rendezvous and did not finish it in time", "";
+        "the peer began to move the connection and did not finish in time",
+        "nothing, if rare; else see whether the peer is stopped or starved";
     RendezvousVersion = 111, VersMismat,
-        "the peer runs an incompatible version of this software", "run the same version on both ends";
+        "the peer runs an incompatible version of this software",
+        "install the same version for both";
     RendezvousGarbled = 112, SyncErr,
-        "the peer broke the rules of the rendezvous", "";
+        "the peer broke the rules of the rendezvous",
+        "report it, unless the peer is hostile";
     RingGarbled = 113, SyncErr,
-        "the peer wrote impossible values into shared memory", "";
+        "the peer wrote impossible values into shared memory",
+        "report it, unless the peer is hostile";
     Panicked = 120, Interr,
-        "this library failed internally", "set SMC_LOG and report what it says";
+        "this library failed internally; what has not moved stays on TCP",
+        "set SMC_LOG and report what it says";
+}
+
+impl Detail {
+    /// Whether the peer is told of it at the rendezvous: choices of this end that last, as far as this end can still make
+    /// the system calls that takes.
+    pub const fn is_told(self) -> bool {
+        use Detail::*;
+        match self {
+            NotBusyYet | NoData | Overflow | PeerShutDown => false,
+            Seccomp | SharedProcess | PeerUidUnverified => false,
+            _ => matches!(self.reason(), Reason::Active | Reason::OptUnsupp | Reason::Mem | Reason::Ipsec),
+        }
+    }
 }
 
 /// A reason with its detail.
@@ -375,12 +416,13 @@ mod tests {
     }
 
     #[test]
-    fn every_detail_has_a_reason_and_a_sentence_of_its_own() {
+    fn every_detail_has_a_reason_a_sentence_of_its_own_and_advice() {
         let sentences: HashSet<_> = Detail::ALL.iter().map(|d| d.sentence()).collect();
         assert_eq!(sentences.len(), Detail::ALL.len());
         for d in Detail::ALL {
             assert_ne!(d.reason(), Reason::None, "{d:?}");
             assert!(!d.sentence().is_empty() && !d.sentence().ends_with('.'), "{d:?}");
+            assert!(!d.advice().is_empty() && !d.advice().ends_with('.'), "{d:?}");
         }
     }
 

@@ -2,4 +2,5 @@
 
 pub mod explain;
 pub mod reasons;
+pub mod settings;
 pub mod table;

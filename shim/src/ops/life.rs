@@ -79,7 +79,7 @@ pub unsafe extern "C" fn hand_over(conn: &'static Conn, fd: c_int, detail: Detai
     let saved = errno::get();
     if conn.is_attached() {
         // Before anything else: a peer that merely returns does so behind what is unread.
-        recall(conn, conn.generation());
+        recall(conn, conn.generation(), detail);
     }
     super::open::pin(conn, detail);
     if conn.is_attached() && !unsafe { returned(conn, fd) } && !super::relay::between(conn, fd) {
@@ -123,8 +123,8 @@ extern "C" fn tx_back(conn: &'static Conn, generation: u32) -> bool {
     guard::protect(false, || conn.tx_to_tcp(generation, Why::new(Detail::CallUnsupported)))
 }
 
-extern "C" fn recall(conn: &'static Conn, generation: u32) {
-    guard::protect((), || conn.recall(generation));
+extern "C" fn recall(conn: &'static Conn, generation: u32, detail: Detail) {
+    guard::protect((), || conn.recall(generation, Why::new(detail)));
 }
 
 extern "C" fn rx_back(conn: &'static Conn, generation: u32) -> bool {

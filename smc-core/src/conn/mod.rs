@@ -201,10 +201,9 @@ impl Conn {
         entry.set_status(Mode::Tcp, Why::new(Detail::NotBusyYet));
         conn.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
         conn.phase.store(NATIVE, Ordering::Release);
-        let stopped = STOPPED.load(Ordering::Relaxed);
         if fd <= 2 {
             conn.pin(Why::new(Detail::StdFd));
-        } else if let (true, Some(why)) = (stopped != 0, Why::unpack(stopped)) {
+        } else if let Some(why) = stopped() {
             conn.pin(why);
         } else if policy::excludes(fd) {
             conn.pin(Why::new(Detail::Excluded));
@@ -449,28 +448,43 @@ impl Conn {
             self.step_again(1);
             return;
         }
-        if self.end().pinned.load(Ordering::Relaxed) != 0 {
-            cold.rendezvous = Rendezvous::default();
-            self.next_step.store(u64::MAX, Ordering::Relaxed);
+        let refusal = match self.end().pinned.load(Ordering::Relaxed) {
+            0 => None,
+            packed => Some(Why::unpack(packed).unwrap_or(Why::NONE)),
+        };
+        if refusal.is_some_and(|why| !why.detail.is_told()) {
+            self.stop_stepping(cold);
             return;
         }
         if !self.end().held_alone() {
-            self.entry().set_why(Why::new(Detail::SharedProcess));
+            if refusal.is_none() {
+                self.entry().set_why(Why::new(Detail::SharedProcess));
+            }
             self.step_again(8);
             return;
         }
-        match rendezvous::step(self, fd, cold) {
+        match rendezvous::step(self, fd, cold, refusal) {
             rendezvous::Step::Again { calls, why } => {
-                self.entry().set_why(why);
+                if refusal.is_none() {
+                    self.entry().set_why(why);
+                }
                 self.step_again(calls);
             }
             rendezvous::Step::Attached => {}
+            rendezvous::Step::Never(_) if refusal.is_some() => self.stop_stepping(cold),
             rendezvous::Step::Never(why) => {
                 log::debug!("fd {fd}: stays on TCP: {}", why.sentence());
                 cold.rendezvous = Rendezvous::default();
                 self.pin(why);
+                // The peer is to know, where that is of use to anybody.
+                self.step_again(1);
             }
         }
+    }
+
+    fn stop_stepping(&self, cold: &mut Cold) {
+        cold.rendezvous = Rendezvous::default();
+        self.next_step.store(u64::MAX, Ordering::Relaxed);
     }
 
     /// The next step is due after `calls` more calls.
@@ -524,6 +538,7 @@ impl Conn {
             self.entry().set_why(why);
         }
         if self.is_attached() {
+            self.view().mine().set_reason(why.reason.code());
             self.view().mine().set_go_back();
             self.alarm_peer();
         }
@@ -563,9 +578,31 @@ impl Conn {
         if on_ring {
             entry.set_status(Mode::Smcd, Why::NONE);
         } else {
-            let pinned = Why::unpack(end.pinned.load(Ordering::Relaxed)).unwrap_or(Why::NONE);
-            let why = if pinned == Why::NONE { Why::new(Detail::PeerReturned) } else { pinned };
+            let why = match Why::unpack(end.pinned.load(Ordering::Relaxed)) {
+                Some(why) if why != Why::NONE => why,
+                _ if self.view().peers().go_back() => Why::new(Detail::PeerReturned),
+                _ if self.fin_seen() || self.view().peers().closed() => Why::new(Detail::PeerShutDown),
+                _ => Why::new(Detail::Overflow),
+            };
             entry.set_status(Mode::Tcp, why);
+        }
+        self.note_peer_reason();
+    }
+
+    /// Shows what the peer has said about staying on TCP.
+    pub(crate) fn note_peer_reason(&self) {
+        let view = self.view();
+        if view.peers().go_back() {
+            self.entry().set_peer_reason(view.peers().reason());
+        }
+    }
+
+    /// The peer wants TCP before anything has moved.
+    #[cold]
+    pub(crate) fn note_refusal(&self) {
+        if self.view().peers().go_back() && !self.is_pinned() && self.entry().mode() == Mode::Tcp {
+            self.entry().set_why(Why::new(Detail::PeerReturned));
+            self.note_peer_reason();
         }
     }
 
@@ -707,6 +744,7 @@ impl Conn {
         let old = self.entry();
         let entry = REGISTRY.alloc(old.fd(), Kind::Connection);
         entry.set_status(old.mode(), old.why());
+        entry.set_peer_reason(old.peer_reason());
         self.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
     }
 
@@ -722,6 +760,11 @@ impl Conn {
 
 /// Set when something happened after which this process moves no connection any more (packed Why).
 static STOPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Why no connection of this process moves any more, if that is so.
+pub fn stopped() -> Option<Why> {
+    Why::unpack(STOPPED.load(Ordering::Relaxed)).filter(|why| *why != Why::NONE)
+}
 
 /// From now on connections of this process that are not attached stay on TCP.
 pub fn stop_moving(why: Why) {

@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering;
 
 use super::{Conn, Way};
 use crate::link::Bell;
+use crate::reason::Why;
 use crate::ring::Broken;
 use crate::shared::TxState;
 use crate::sys::{self, Errno};
@@ -19,12 +20,14 @@ use crate::sys::{self, Errno};
 const DEBT_NS: u64 = 10_000_000_000;
 
 impl Conn {
-    /// Asks the peer for everything that this end has not read. Follow up with [`Conn::recall_done`].
-    pub fn recall(&self, generation: u32) {
+    /// Asks the peer, because of `why`, for everything that this end has not read. Follow up with
+    /// [`Conn::recall_done`].
+    pub fn recall(&self, generation: u32, why: Why) {
         let Ok(held) = self.end().rx.lock.lock() else { return };
         if self.generation() != generation || !self.is_attached() {
             return;
         }
+        self.view().mine().set_reason(why.reason.code());
         self.view().mine().set_recall();
         drop(held);
         self.alarm_peer();

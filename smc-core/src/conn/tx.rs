@@ -396,7 +396,11 @@ impl Conn {
     /// Whether the direction may and should move to the ring now.
     fn tx_may_leave(&self, tx: &TxState, epoch: u32) -> bool {
         let view = self.view();
-        if !view.peers().attached() || self.tx_must_return() || view.mine().closed() {
+        if self.tx_must_return() {
+            self.note_refusal();
+            return false;
+        }
+        if !view.peers().attached() || view.mine().closed() {
             return false;
         }
         if self.native_calls(Way::Tx) > 0 || view.tx().lag(epoch) != Ok(0) {

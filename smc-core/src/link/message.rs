@@ -1,10 +1,10 @@
-//! The two messages of the rendezvous. Both ends run on one host, so numbers are in native byte order.
+//! The messages of the rendezvous. Both ends run on one host, so numbers are in native byte order.
 
 /// Names one process (a new one after fork).
 pub type ProcessId = [u8; 16];
 
 /// Changes whenever the messages or the memory layout do.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// From the accepting end, as soon as it has verified who listens: who it is and what it wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +29,22 @@ pub struct Offer {
     pub sizes: [u64; 2],
     pub new_segment: bool,
     pub new_doorbells: bool,
+}
+
+/// From either end, in the place of its other message: it stays on TCP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decline {
+    /// As in [`Hello`].
+    pub fd: i32,
+    /// The number of a [`crate::reason::Reason`].
+    pub reason: u32,
+}
+
+/// What the accepting end begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Greeting {
+    Hello(Hello),
+    Decline(Decline),
 }
 
 /// Not a message of this version of the protocol.
@@ -150,6 +166,41 @@ impl Offer {
     }
 }
 
+impl Decline {
+    const KIND: &'static [u8; 4] = b"smcD";
+
+    pub fn encode(&self) -> ([u8; MAX_LEN], usize) {
+        let mut w = Writer::new(Self::KIND);
+        w.put(&self.fd.to_ne_bytes());
+        w.put(&self.reason.to_ne_bytes());
+        (w.buf, w.len)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Decline, Malformed> {
+        let mut r = Reader::open(bytes, Self::KIND)?;
+        let decline = Decline { fd: r.u32()? as i32, reason: r.u32()? };
+        r.end()?;
+        Ok(decline)
+    }
+}
+
+impl Greeting {
+    pub fn decode(bytes: &[u8]) -> Result<Greeting, Malformed> {
+        match Decline::decode(bytes) {
+            Ok(decline) => Ok(Greeting::Decline(decline)),
+            Err(_) => Hello::decode(bytes).map(Greeting::Hello),
+        }
+    }
+
+    /// The sender's TCP socket.
+    pub fn fd(&self) -> i32 {
+        match self {
+            Greeting::Hello(hello) => hello.fd,
+            Greeting::Decline(decline) => decline.fd,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +222,10 @@ mod tests {
         assert_eq!(Hello::decode(&buf[..len]), Ok(HELLO));
         let (buf, len) = OFFER.encode();
         assert_eq!(Offer::decode(&buf[..len]), Ok(OFFER));
+        let decline = Decline { fd: 5, reason: 0x0301_0001 };
+        let (buf, len) = decline.encode();
+        assert_eq!(Decline::decode(&buf[..len]), Ok(decline));
+        assert_eq!(Hello::decode(&buf[..len]), Err(Malformed::Garbled));
     }
 
     #[test]

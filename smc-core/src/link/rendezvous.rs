@@ -10,6 +10,9 @@
 //!                                              maps the slot, is attached
 //! ```
 //!
+//! An end that stays on TCP by a choice of its own says so in the place of its message (Decline, with the reason), so that
+//! the other end can show why: it takes the same steps for that, and no others.
+//!
 //! Each step is taken in passing, inside calls that the program makes on the connection anyway, and never waits. Where
 //! no step is possible the next try comes later and later. Nothing travels in the TCP stream; whatever goes wrong,
 //! the connection is the TCP connection that it was.
@@ -21,8 +24,8 @@
 
 use core::fmt::Write;
 
-use super::message::{Hello, Malformed, Offer, MAX_LEN};
-use super::{enter_slot, leave_slot, process_id, take_slot};
+use super::message::{Decline, Greeting, Hello, Malformed, Offer, MAX_LEN};
+use super::{enter_slot, leave_slot, process_id, take_slot, TakenSlot};
 use crate::conn::{Cold, Conn};
 use crate::reason::{Detail, Why};
 use crate::sys::diag;
@@ -87,16 +90,39 @@ fn again(tries: u32, detail: Detail) -> Step {
     Step::Again { calls: 1 << tries, why: Why::new(detail) }
 }
 
-/// Takes the next step for `conn`, whose TCP socket is `fd`.
-pub(crate) fn step(conn: &Conn, fd: i32, cold: &mut Cold) -> Step {
+/// Takes the next step for `conn`, whose TCP socket is `fd`. With a `refusal` this end stays on TCP, and the steps only
+/// tell the peer so; they end in [`Step::Never`] then.
+pub(crate) fn step(conn: &Conn, fd: i32, cold: &mut Cold, refusal: Option<Why>) -> Step {
     match core::mem::take(&mut cold.rendezvous) {
-        Rendezvous::Idle => begin(conn, fd, cold),
-        Rendezvous::Waiting { pair, tries } => call(conn, fd, cold, pair, tries),
+        Rendezvous::Idle => begin(conn, fd, cold, refusal),
+        Rendezvous::Waiting { pair, tries } => call(fd, cold, pair, tries, refusal),
         Rendezvous::Listening { pair, listener, stream, tries } => {
-            answer(conn, fd, cold, Listening { pair, listener, stream, tries })
+            answer(conn, fd, cold, Listening { pair, listener, stream, tries }, refusal)
         }
-        Rendezvous::Greeted { pair, stream, pid, tries } => enter(conn, fd, cold, pair, stream, pid, tries),
+        Rendezvous::Greeted { pair, stream, pid, tries } => {
+            enter(conn, fd, cold, Greeted { pair, stream, pid, tries }, refusal)
+        }
     }
+}
+
+struct Greeted {
+    pair: Pair,
+    stream: OwnFd,
+    pid: u32,
+    tries: u32,
+}
+
+/// The peer stays on TCP, and says why.
+fn refused(conn: &Conn, decline: &Decline) -> Step {
+    conn.entry().set_peer_reason(decline.reason);
+    never(Detail::PeerRefused)
+}
+
+/// Says that this end stays on TCP.
+fn refuse(stream: &OwnFd, fd: i32, why: Why) {
+    let (bytes, len) = Decline { fd, reason: why.reason.code() }.encode();
+    // A peer that has left need not be told.
+    let _ = sock::send_with_fds(stream.raw(), &bytes[..len], &[]);
 }
 
 struct Listening {
@@ -106,20 +132,26 @@ struct Listening {
     tries: u32,
 }
 
-fn begin(conn: &Conn, fd: i32, cold: &mut Cold) -> Step {
+/// What speaks against moving the connection, at this end.
+fn objection(fd: i32) -> Option<Detail> {
     if fd <= 2 {
-        return never(Detail::StdFd);
+        return Some(Detail::StdFd);
     }
     if policy::excludes(fd) {
         // The connect was under way when the connection was opened.
-        return never(Detail::Excluded);
+        return Some(Detail::Excluded);
     }
     if has_ulp(fd) {
-        return never(Detail::Ktls);
+        return Some(Detail::Ktls);
     }
-    if sock::int_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1) > 1 {
-        // A read in the kernel would wait for bytes that come by the ring.
-        return never(Detail::OptionFound);
+    // A read in the kernel would wait for bytes that come by the ring.
+    let waits = sock::int_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1) > 1;
+    waits.then_some(Detail::OptionFound)
+}
+
+fn begin(conn: &Conn, fd: i32, cold: &mut Cold, refusal: Option<Why>) -> Step {
+    if let (None, Some(detail)) = (refusal, objection(fd)) {
+        return never(detail);
     }
     let (Ok(local), Ok(peer)) = (sock::local(fd), sock::peer(fd)) else {
         return again(0, Detail::NotBusyYet);
@@ -138,7 +170,7 @@ fn begin(conn: &Conn, fd: i32, cold: &mut Cold) -> Step {
     }
     let pair = Pair { local, peer };
     if !conn.is_active() {
-        return call(conn, fd, cold, pair, 0);
+        return call(fd, cold, pair, 0, refusal);
     }
     match sock::unix_listen(name(&pair.local, &pair.peer).as_bytes()) {
         Ok(listener) => {
@@ -150,7 +182,7 @@ fn begin(conn: &Conn, fd: i32, cold: &mut Cold) -> Step {
 }
 
 /// Connecting end: looks for the other one.
-fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening) -> Step {
+fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening, refusal: Option<Why>) -> Step {
     if l.stream.is_none() {
         match sock::unix_accept(l.listener.raw()) {
             Ok(stream) => l.stream = Some(stream),
@@ -172,9 +204,25 @@ fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening) -> Step {
         }
         Ok(n) if n > 0 => {
             let Some(stream) = stream else { return never(Detail::RendezvousGarbled) };
-            match Hello::decode(&buf[..n]) {
-                Ok(hello) => offer(conn, fd, cold, pair, listener, stream, &hello, tries),
-                Err(m) => never(malformed(m)),
+            let greeting = match Greeting::decode(&buf[..n]) {
+                Ok(greeting) => greeting,
+                Err(m) => return never(malformed(m)),
+            };
+            let Ok(pid) = verify(&pair, &stream, greeting.fd()) else {
+                log::warn!("fd {fd}: somebody else answered at the rendezvous");
+                cold.rendezvous = Rendezvous::Listening { pair, listener, stream: None, tries: tries + 1 };
+                return again(tries, Detail::PeerUidUnverified);
+            };
+            if let Some(why) = refusal {
+                refuse(&stream, fd, why);
+            }
+            match greeting {
+                Greeting::Decline(decline) => refused(conn, &decline),
+                Greeting::Hello(_) if refusal.is_some() => never(Detail::PeerRefused),
+                Greeting::Hello(hello) => {
+                    let listening = Listening { pair, listener, stream: Some(stream), tries };
+                    offer(conn, fd, cold, listening, pid, &hello)
+                }
             }
         }
         // The other one gave up, or was none of ours.
@@ -185,25 +233,10 @@ fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening) -> Step {
     }
 }
 
-#[allow(clippy::too_many_arguments)] // the states of one step, taken apart
-fn offer(
-    conn: &Conn,
-    fd: i32,
-    cold: &mut Cold,
-    pair: Pair,
-    listener: OwnFd,
-    stream: OwnFd,
-    hello: &Hello,
-    tries: u32,
-) -> Step {
-    let pid = match verify(&pair, &stream, hello.fd) {
-        Ok(pid) => pid,
-        Err(()) => {
-            log::warn!("fd {fd}: somebody else answered at the rendezvous");
-            cold.rendezvous = Rendezvous::Listening { pair, listener, stream: None, tries: tries + 1 };
-            return again(tries, Detail::PeerUidUnverified);
-        }
-    };
+/// Connecting end: offers memory to the process `pid`, which is the peer.
+fn offer(conn: &Conn, fd: i32, cold: &mut Cold, l: Listening, pid: u32, hello: &Hello) -> Step {
+    let Listening { pair, listener, stream, tries } = l;
+    let Some(stream) = stream else { return never(Detail::RendezvousGarbled) };
     match conn.verify_counts(fd) {
         Ok(true) => {}
         _ => {
@@ -241,7 +274,7 @@ fn offer(
 }
 
 /// Accepting end: looks for the other one's name.
-fn call(conn: &Conn, fd: i32, cold: &mut Cold, pair: Pair, tries: u32) -> Step {
+fn call(fd: i32, cold: &mut Cold, pair: Pair, tries: u32, refusal: Option<Why>) -> Step {
     let stream = match sock::unix_connect(name(&pair.peer, &pair.local).as_bytes()) {
         Ok(stream) => stream,
         Err(Errno(libc::ECONNREFUSED | libc::EAGAIN | libc::ENOENT)) => {
@@ -261,19 +294,24 @@ fn call(conn: &Conn, fd: i32, cold: &mut Cold, pair: Pair, tries: u32) -> Step {
         log::warn!("fd {fd}: the rendezvous name belongs to uid {}", credentials.uid);
         return retry(cold, Detail::PeerUidUnverified);
     }
-    let mine = config::get();
-    let Ok(process) = process_id() else { return never(Detail::Memory) };
-    let (bytes, len) = Hello { process, fd, rcvbuf: mine.rcvbuf, sndbuf: mine.sndbuf }.encode();
-    if sock::send_with_fds(stream.raw(), &bytes[..len], &[]).is_err() {
-        return retry(cold, Detail::NoRendezvous);
+    if let Some(why) = refusal {
+        // The peer may stay on TCP too, and answer so.
+        refuse(&stream, fd, why);
+    } else {
+        let mine = config::get();
+        let Ok(process) = process_id() else { return never(Detail::Memory) };
+        let (bytes, len) = Hello { process, fd, rcvbuf: mine.rcvbuf, sndbuf: mine.sndbuf }.encode();
+        if sock::send_with_fds(stream.raw(), &bytes[..len], &[]).is_err() {
+            return retry(cold, Detail::NoRendezvous);
+        }
     }
-    let _ = conn;
     cold.rendezvous = Rendezvous::Greeted { pair, stream, pid: credentials.pid as u32, tries: 0 };
     again(0, Detail::NoRendezvous)
 }
 
 /// Accepting end: takes the offer.
-fn enter(conn: &Conn, fd: i32, cold: &mut Cold, pair: Pair, stream: OwnFd, pid: u32, tries: u32) -> Step {
+fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>) -> Step {
+    let Greeted { pair, stream, pid, tries } = g;
     let mut buf = [0u8; MAX_LEN];
     let mut fds: [Option<OwnFd>; MAX_FDS] = Default::default();
     let n = match sock::receive_with_fds(stream.raw(), &mut buf, &mut fds) {
@@ -287,12 +325,26 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, pair: Pair, stream: OwnFd, pid: 
                 never(Detail::RendezvousTimeout)
             };
         }
+        Err(_) | Ok(0) if refusal.is_some() => return never(Detail::NoRendezvous),
         Err(_) | Ok(0) => {
             cold.rendezvous = Rendezvous::Waiting { pair, tries: tries + 1 };
             return again(tries, Detail::NoRendezvous);
         }
         Ok(n) => n,
     };
+    if let Ok(decline) = Decline::decode(&buf[..n]) {
+        return match verify(&pair, &stream, decline.fd) {
+            Ok(_) => refused(conn, &decline),
+            Err(()) => never(Detail::PeerUidUnverified),
+        };
+    }
+    if let Some(why) = refusal {
+        // The choice was made after the greeting. The peer is attached by now; it learns from the slot.
+        return match Offer::decode(&buf[..n]).map(|offer| enter_slot(&offer, pid, fds)) {
+            Ok(Ok(slot)) => leave(&slot, why),
+            _ => never(Detail::NoRendezvous),
+        };
+    }
     let offer = match Offer::decode(&buf[..n]) {
         Ok(offer) => offer,
         Err(m) => return never(malformed(m)),
@@ -307,11 +359,19 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, pair: Pair, stream: OwnFd, pid: 
     let right = verify(&pair, &stream, offer.fd).is_ok();
     let counted = right && (0..3).any(|_| conn.verify_counts(fd) == Ok(true));
     if !counted || !conn.end().held_alone() {
-        leave_slot(&slot, true);
-        return never(if right { Detail::BehindShim } else { Detail::PeerUidUnverified });
+        let detail = if right { Detail::BehindShim } else { Detail::PeerUidUnverified };
+        return leave(&slot, Why::new(detail));
     }
     conn.attach(fd, cold, slot);
     Step::Attached
+}
+
+/// Accepting end: does not go on, though the peer is attached.
+fn leave(slot: &TakenSlot, why: Why) -> Step {
+    slot.view.mine().set_reason(why.reason.code());
+    slot.view.mine().set_go_back();
+    leave_slot(slot, true);
+    Step::Never(why)
 }
 
 fn same_uid(credentials: &libc::ucred, owner: &diag::Owner) -> bool {

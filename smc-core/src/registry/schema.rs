@@ -192,6 +192,11 @@ impl Entry {
         self.peer_reason.store(code, Relaxed);
     }
 
+    /// The peer's code, 0 if it gave none.
+    pub fn peer_reason(&self) -> u32 {
+        self.peer_reason.load(Relaxed)
+    }
+
     /// Counts `n` more bytes that the program received from TCP. Callable from several threads at once.
     #[inline]
     pub fn add_tcp_rx(&self, n: u64) {

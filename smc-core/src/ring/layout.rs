@@ -35,6 +35,8 @@ pub struct EndLine {
     released: AtomicU32,
     /// What the end asks of its peer: see the `GO_BACK` constants.
     go_back: AtomicU32,
+    /// Why it asks: the number of a [`crate::reason::Reason`], 0 if it has not said. For display.
+    reason: AtomicU32,
 }
 
 impl EndLine {
@@ -62,6 +64,13 @@ impl EndLine {
     }
     pub fn released(&self) -> bool {
         self.released.load(Ordering::SeqCst) == 1
+    }
+    /// Says why the end is about to ask for TCP. The first reason stays.
+    pub fn set_reason(&self, code: u32) {
+        let _ = self.reason.compare_exchange(0, code, Ordering::SeqCst, Ordering::SeqCst);
+    }
+    pub fn reason(&self) -> u32 {
+        self.reason.load(Ordering::SeqCst)
     }
     /// Asks the peer to return to TCP for good at its next send.
     pub fn set_go_back(&self) {
@@ -95,7 +104,9 @@ impl EndLine {
         self.go_back.load(Ordering::Relaxed) >= RECALL
     }
     fn reset(&self) {
-        for word in [&self.attached, &self.no_blind_reads, &self.closed, &self.released, &self.go_back] {
+        for word in
+            [&self.attached, &self.no_blind_reads, &self.closed, &self.released, &self.go_back, &self.reason]
+        {
             word.store(0, Ordering::SeqCst);
         }
     }

@@ -1,20 +1,14 @@
-//! `smcctl`: checks the settings, and tells what they mean for a connection.
+//! `smcctl`: checks the settings of smc, and tells what they mean.
 
-use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use smc_core::config::file::CONFIG_ENV;
-use smc_core::config::Settings;
-use smc_core::policy::{endpoint, Program, Subject};
-use smc_core::sys::sock::Endpoint;
-use smc_tools::explain::explain;
+use smc_tools::settings;
 
 /// Check the settings of smc, and tell what they mean for a connection.
 #[derive(Parser)]
-#[command(name = "smcctl", version, after_long_help = MANUAL)]
+#[command(name = "smcctl", version)]
 struct Options {
     #[command(subcommand)]
     command: Command,
@@ -22,68 +16,13 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Say what is wrong with the settings
-    ///
-    /// Without FILE: those that a program started from here would get, from the environment and from the file that
-    /// SMC_CONFIG names (/etc/smc/smc.conf without it). With FILE: that file alone.
-    Check {
-        file: Option<PathBuf>,
-
-        /// Say nothing when all is well
-        #[arg(short, long)]
-        quiet: bool,
-    },
-    /// Say what would be decided for a connection, and by which rule
-    ///
-    /// With the settings that a program started from here would get. Nothing is connected and nothing is changed.
-    Explain {
-        /// Name of the program, or its path
-        #[arg(short, long)]
-        program: Option<String>,
-
-        /// User the program runs as, by number [default: the user who asks]
-        #[arg(short, long)]
-        uid: Option<u32>,
-
-        /// The program's own address: ADDRESS:PORT or [ADDRESS]:PORT
-        #[arg(short, long, value_parser = endpoint)]
-        local: Option<Endpoint>,
-
-        /// The address of the other end
-        #[arg(short = 'r', long, value_parser = endpoint)]
-        peer: Option<Endpoint>,
-
-        /// This file in place of the one in use
-        #[arg(short, long)]
-        config: Option<PathBuf>,
-    },
+    #[command(flatten)]
+    Settings(settings::Command),
 }
 
-const MANUAL: &str = "\
-RULES
-  Lines of the configuration file, and SMC_POLICY with ';' between them. The first that holds decides; where
-  none does, the connection may use SMC. docs/configuration.md describes them.
-    exclude program=redis-server,redis-cli
-    include uid=1000 peer=10.0.0.0/8
-    exclude local=:80 peer=[fd00::/8]:1024-65535
-
-EXAMPLES
-  smcctl check /etc/smc/smc.conf
-  smcctl explain --program redis-server --local 10.0.0.1:6379 --peer 10.0.0.2:40000
-
-EXIT STATUS
-  0  check: nothing is wrong; explain: it is decided, for SMC or for TCP
-  1  check: something is wrong; explain: it depends on something that was not given
-  2  wrong usage";
-
 fn main() -> ExitCode {
-    let (text, good) = match Options::parse().command {
-        Command::Check { file, quiet } => check(file, quiet),
-        Command::Explain { program, uid, local, peer, config } => {
-            let program = program.as_deref().map(Program::named);
-            let uid = Some(uid.unwrap_or_else(smc_core::sys::geteuid));
-            explain(&in_force(config), &Subject { program: program.as_ref(), uid, local, peer })
-        }
+    let (text, code) = match Options::parse().command {
+        Command::Settings(command) => command.run(),
     };
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -91,34 +30,6 @@ fn main() -> ExitCode {
             eprintln!("smcctl: cannot write: {e}");
             ExitCode::FAILURE
         }
-        _ if good => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+        _ => code,
     }
-}
-
-/// The settings of a program started with this environment, with another file if one is given.
-fn in_force(file: Option<PathBuf>) -> Settings {
-    Settings::load(|name| match &file {
-        Some(file) if name == CONFIG_ENV => Some(file.clone().into_os_string()),
-        _ => std::env::var_os(name),
-    })
-}
-
-fn alone(file: PathBuf) -> Settings {
-    Settings::load(|name| (name == CONFIG_ENV).then(|| OsString::from(&file)))
-}
-
-fn check(file: Option<PathBuf>, quiet: bool) -> (String, bool) {
-    let settings = file.map_or_else(|| in_force(None), alone);
-    if settings.complaints.is_empty() {
-        let place = settings.path.as_deref().unwrap_or("no configuration file");
-        let rules = settings.rules.len();
-        let text = format!("{place}: nothing wrong, {rules} {}\n", if rules == 1 { "rule" } else { "rules" });
-        return (if quiet { String::new() } else { text }, true);
-    }
-    let mut text: String = settings.complaints.iter().map(|complaint| format!("{complaint}\n")).collect();
-    if settings.are_broken() && !quiet {
-        text.push_str("programs stay on TCP (0x03010001) until this is mended\n");
-    }
-    (text, false)
 }
