@@ -24,6 +24,10 @@ other end can do it too, and on plain TCP otherwise.
   -t, --sndbuf=SIZE        send buffer (ring) of a connection, in bytes
       --upgrade-after=SIZE bytes a connection carries over TCP before it moves;
                            0: move at once
+      --exclude=CONDITIONS leave on TCP the connections for which all CONDITIONS hold:
+      --include=CONDITIONS program=NAME, uid=NUMBER, local=ADDRESS, peer=ADDRESS; the
+                           first rule that holds decides (smcctl explain --help)
+      --config=FILE        settings and rules, in place of /etc/smc/smc.conf
       --disable            run COMMAND with everything left on TCP
       --log=LEVEL[:FILE]   log LEVEL (error, warn, info, debug, trace) to FILE
       --report=FILE        append a line of JSON to FILE for each connection
@@ -33,8 +37,10 @@ other end can do it too, and on plain TCP otherwise.
 SIZE may end in k (1024) or m (1024 * 1024).
 
 Each option sets an environment variable, which may be set instead: SMC_RCVBUF,
-SMC_SNDBUF, SMC_UPGRADE_AFTER, SMC_DISABLE, SMC_LOG, SMC_REPORT. SMC_PRELOAD names
-the library to load in place of the one found beside smc_run.
+SMC_SNDBUF, SMC_UPGRADE_AFTER, SMC_POLICY, SMC_CONFIG, SMC_DISABLE, SMC_LOG,
+SMC_REPORT. SMC_PRELOAD names the library to load in place of the one found beside
+smc_run. A bad value of an option is refused; other bad settings are told here, and
+COMMAND runs on TCP where nobody can tell what they mean.
 
 Exit status: that of COMMAND; 125 if smc_run itself fails, 126 if COMMAND cannot
 be executed, 127 if it is not found.
@@ -83,6 +89,46 @@ check_log() {
     esac
 }
 
+# Sets `smcctl` to the tool that knows the settings, beside this script or in the build of its checkout, or to nothing.
+find_smcctl() {
+    local here candidate
+    smcctl=
+    here=$(readlink -f -- "${BASH_SOURCE[0]}") || return 0
+    here=${here%/*}
+    for candidate in "$here/smcctl" "${CARGO_TARGET_DIR:-$here/target}/release/smcctl"; do
+        if [[ -x $candidate ]]; then
+            smcctl=$candidate
+            return
+        fi
+    done
+}
+
+# check_rule OPTION CONDITIONS: one rule alone. Without smcctl it is left to the library.
+check_rule() {
+    local said
+    case $2 in
+    *';'*) die $EXIT_USAGE "$1: '$2': one rule at a time" ;;
+    esac
+    find_smcctl
+    [[ -n $smcctl ]] || return 0
+    said=$(env -u SMC_RCVBUF -u SMC_SNDBUF -u SMC_UPGRADE_AFTER -u SMC_DISABLE -u SMC_LOG -u SMC_REPORT \
+        SMC_CONFIG= SMC_POLICY="${1#--} $2" "$smcctl" check --quiet) ||
+        die $EXIT_USAGE "$1: ${said#*: }"
+}
+
+# Tells what is wrong with settings from elsewhere: the environment and the configuration file.
+check_settings() {
+    local said line
+    [[ -n ${SMC_POLICY-}${SMC_CONFIG-}${SMC_RCVBUF-}${SMC_SNDBUF-}${SMC_UPGRADE_AFTER-}${SMC_DISABLE-}${SMC_LOG-} ||
+        -z ${SMC_CONFIG+set} && -e /etc/smc/smc.conf ]] || return 0
+    find_smcctl
+    if [[ -n $smcctl ]] && ! said=$("$smcctl" check); then
+        while IFS= read -r line; do
+            warn "$line"
+        done <<<"$said"
+    fi
+}
+
 # The program may change its directory before the library opens the file.
 absolute() {
     case $1 in
@@ -105,6 +151,15 @@ set_option() {
     upgrade-after)
         check_size "$option" "$2" 0
         export SMC_UPGRADE_AFTER=$2
+        ;;
+    include | exclude)
+        check_rule "$option" "$2"
+        rules+=${rules:+; }"$1 $2"
+        ;;
+    config)
+        [[ -n $2 ]] || die $EXIT_USAGE "$option names no file"
+        [[ -r $2 ]] || die $EXIT_USAGE "$option: cannot read $2"
+        SMC_CONFIG=$(absolute "$2") && export SMC_CONFIG
         ;;
     log)
         check_log "$2"
@@ -333,6 +388,7 @@ check_program() {
     fi
 }
 
+rules=
 while (($# > 0)); do
     option=$1
     case $1 in
@@ -350,11 +406,11 @@ while (($# > 0)); do
         ;;
     -d | --debug) export SMC_LOG=debug:stderr ;;
     --disable) export SMC_DISABLE=1 ;;
-    --rcvbuf=* | --sndbuf=* | --upgrade-after=* | --log=* | --report=*)
+    --rcvbuf=* | --sndbuf=* | --upgrade-after=* | --include=* | --exclude=* | --config=* | --log=* | --report=*)
         option=${1%%=*}
         set_option "${option#--}" "${1#*=}"
         ;;
-    -r | -t | --rcvbuf | --sndbuf | --upgrade-after | --log | --report)
+    -r | -t | --rcvbuf | --sndbuf | --upgrade-after | --include | --exclude | --config | --log | --report)
         (($# > 1)) || die $EXIT_USAGE "$1 needs a value (smc_run -h shows the options)"
         case $1 in
         -r) set_option rcvbuf "$2" ;;
@@ -392,8 +448,11 @@ case $? in
 "$EXIT_NOT_EXECUTABLE") die $EXIT_NOT_EXECUTABLE "$1: cannot be executed" ;;
 *) die $EXIT_NOT_FOUND "$1: not found" ;;
 esac
+# What is said here comes before what is set elsewhere.
+[[ -z $rules ]] || export SMC_POLICY="$rules${SMC_POLICY:+; $SMC_POLICY}"
 find_library
 check_program
+check_settings
 if [[ -n $why_not && ${SMC_DISABLE-} != 1 ]]; then
     warn "$why_not: SMC does not apply to it, its connections stay on TCP"
 fi

@@ -16,6 +16,8 @@ smc_run       300 bash ci/smc_run-test.sh
 shim          300 bash shim/tests/run.sh @LIBRARY@
 loom          600 bash ci/loom.sh
 hostile       300 bash ci/hostile.sh
+reasons       300 bash ci/reasons.sh
+policy        300 bash ci/policy.sh
 killing       600 bash ci/killing.sh
 behaviour     900 bash ci/behaviour.sh
 torture       900 bash ci/torture.sh
@@ -34,7 +36,9 @@ rm -rf "$logs"
 mkdir -p "$logs" || exit 1
 
 # cargo test must not take the whole environment of a user who has settings of smc in it.
-unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT SMC_RUN_DIR LD_PRELOAD
+unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT SMC_RUN_DIR SMC_POLICY LD_PRELOAD
+# Nor that of a host that has some.
+export SMC_CONFIG=
 
 child=
 # timeout(1) passes the signal on to the whole group of the suite.

@@ -191,13 +191,13 @@ macro_rules! details {
 }
 
 details! {
-    // Choices made on this side. 2, 17, 18 and 20 were used once, as were 42 and 62.
+    // Choices made on this side. 2, 7, 17, 18 and 20 were used once, as were 42 and 62.
     NotBusyYet = 1, Active,
         "not moved yet: fewer bytes than SMC_UPGRADE_AFTER",
         "nothing: the connection has not been busy; --upgrade-after=0 moves every connection at once";
     Excluded = 3, Active,
         "excluded by a rule of SMC_POLICY or of the configuration file",
-        "smcctl explain names the rule";
+        "ask smcctl explain which rule it is";
     Stdio = 4, Active,
         "the program reads or writes the socket through a stdio stream (fdopen)",
         "nothing: such bytes cannot be seen";
@@ -207,9 +207,6 @@ details! {
     FdPassed = 6, Active,
         "the descriptor was passed to another process over a Unix socket",
         "nothing: the other process may not run under smc";
-    Inherited = 7, Active,
-        "the descriptor was inherited from another program, or came over a Unix socket",
-        "nothing: others may use the connection too";
     IoUring = 8, Active,
         "the program uses io_uring, whose transfers cannot be seen",
         "turn io_uring off in the program, if it can do without";

@@ -9,7 +9,8 @@ repository=$(cd "$(dirname "$0")/../.." && pwd) || exit 1
 work=$(mktemp -d /tmp/smc_run-test.XXXXXX) || exit 1
 chmod 755 "$work"
 trap 'rm -rf "$work"' EXIT
-unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT SMC_PRELOAD LD_PRELOAD CARGO_TARGET_DIR
+unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT SMC_PRELOAD SMC_POLICY SMC_CONFIG LD_PRELOAD
+unset CARGO_TARGET_DIR
 
 passed=0 failed=0
 
@@ -45,7 +46,8 @@ cat >show.c <<'END'
 #include <stdlib.h>
 int main(int argc, char **argv) {
     static const char *names[] = {"LD_PRELOAD", "SMC_RCVBUF", "SMC_SNDBUF", "SMC_UPGRADE_AFTER", "SMC_DISABLE",
-                                  "SMC_LOG", "SMC_REPORT", "SMC_STUB_LOADED", "dotted.name", NULL};
+                                  "SMC_LOG", "SMC_REPORT", "SMC_POLICY", "SMC_CONFIG", "SMC_STUB_LOADED",
+                                  "dotted.name", NULL};
     for (int i = 0; i < argc; i++) printf("[%s]", argv[i]);
     printf("\n");
     for (const char **n = names; *n; n++)
@@ -115,7 +117,7 @@ settings() {
     done
     shift
     try "$smc_run" "$@" show
-    seen=$(grep -E '^SMC_(R|SN|U|D|L)' <<<"$out" | sort)
+    seen=$(grep -E '^SMC_(R|SN|U|D|L|P|C)' <<<"$out" | sort)
     [[ $status == 0 && -z $err && $seen == "$(printf '%s\n' "${expected[@]}" | sort)" ]]
     ok "smc_run $* sets ${expected[*]}"
 }
@@ -137,6 +139,42 @@ settings "SMC_LOG=info:$work/log" -- --log=info:log
 settings "SMC_REPORT=$work/sub/report" -- --report=sub/report
 settings SMC_REPORT=/tmp/report -- --report /tmp/report
 settings SMC_LOG=debug:stderr SMC_RCVBUF=64k SMC_SNDBUF=32k -- -dr 64k -t32k
+settings "SMC_POLICY=exclude peer=:6379" -- --exclude peer=:6379
+settings "SMC_POLICY=include uid=5 local=10.0.0.0/8; exclude program=a,b; exclude " -- \
+    --include="uid=5 local=10.0.0.0/8" --exclude=program=a,b --exclude=
+touch smc.conf
+settings "SMC_CONFIG=$work/smc.conf" -- --config=smc.conf
+try env "SMC_POLICY=include uid=7" "$smc_run" --exclude uid=5 show
+[[ $out == *"SMC_POLICY=exclude uid=5; include uid=7"* ]]
+ok "rules of options come before those of the environment"
+try "$smc_run" --config=no-such-file show
+[[ $status == 125 && -z $out ]] && says "--config: cannot read no-such-file"
+ok "--config refuses a file that is not there"
+try "$smc_run" --exclude "uid=5; include" show
+[[ $status == 125 && -z $out ]] && says "one rule at a time"
+ok "--exclude takes one rule"
+
+# A smc_run with a smcctl beside it, which is a stub: the tool has tests of its own (ci/policy.sh).
+mkdir tool
+cp "$smc_run" tool/smc_run
+cat >tool/smcctl <<'END'
+#!/bin/sh
+printf '%s: no good\n' "$SMC_POLICY$SMC_CONFIG"
+! case $SMC_POLICY$SMC_CONFIG$SMC_RCVBUF in *bad*) true ;; *) false ;; esac
+END
+chmod +x tool/smcctl
+try tool/smc_run --exclude bad show
+[[ $status == 125 && -z $out ]] && says "--exclude: no good"
+ok "--exclude refuses what smcctl refuses"
+try env SMC_POLICY=bad STATUS=3 tool/smc_run show
+[[ $status == 3 ]] && says "warning: bad: no good"
+ok "a bad rule of the environment: a warning, and the program runs"
+try env SMC_RCVBUF=bad tool/smc_run show
+[[ $status == 0 ]] && says "warning: : no good"
+ok "a bad size of the environment: a warning, and the program runs"
+try env SMC_POLICY=good tool/smc_run --include good show
+[[ $status == 0 && -z $err ]]
+ok "good rules: no warning"
 
 # shellcheck disable=SC2016 # text that must not be expanded, by anyone
 for size in '' k -1 0 1.5k 64kb 64g ten 0x10 '1 k' 99999999999 99999999999999999999 '$(id)' 'a[0]'; do
@@ -297,11 +335,12 @@ export SMC_PRELOAD=$work/stub.so
 mkdir -p built/release
 cp stub.so built/release/libsmc_preload.so
 cp bin/show built/release/smcss
+cp bin/show built/release/smcctl
 install_smc() { env CARGO_TARGET_DIR="$work/built" "$@"; }
 unset SMC_PRELOAD
 try install_smc PREFIX="$work/installed" "$repository/ci/install.sh"
 [[ $status == 0 ]] && try "$work/installed/bin/smc_run" show
-[[ $out == *"LD_PRELOAD=$work/installed/lib/libsmc_preload.so"* && -x $work/installed/bin/smcss ]]
+[[ $out == *"LD_PRELOAD=$work/installed/lib/libsmc_preload.so"* && -x $work/installed/bin/smcss && -x $work/installed/bin/smcctl ]]
 ok "ci/install.sh installs what smc_run finds"
 try install_smc PREFIX="$work/installed" "$repository/ci/install.sh" uninstall
 [[ $status == 0 && -z $(find "$work/installed" -type f) ]]

@@ -131,12 +131,12 @@ impl Contents {
     }
 
     fn setting(&mut self, text: &str, line: u32) -> Result<(), String> {
-        let Some((name, value)) = text.split_once('=') else {
+        let halves = text.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
+        let Some((name, value)) = halves.filter(|(name, _)| !name.contains(char::is_whitespace)) else {
             return Err(format!(
                 "'{text}' is neither a setting (NAME=VALUE) nor a rule (include ..., exclude ...)"
             ));
         };
-        let (name, value) = (name.trim(), value.trim());
         let Some(known) = FILE_SETTINGS.iter().find(|known| **known == name) else {
             return Err(match name.strip_prefix("SMC_") {
                 Some("CONFIG" | "POLICY" | "RUN_DIR" | "PRELOAD") => {
@@ -189,7 +189,7 @@ mod tests {
     fn every_wrong_line_is_named() {
         for (line, part) in [
             ("nonsense", "'nonsense' is neither a setting"),
-            ("excluded uid=5", "unknown setting 'excluded uid'"),
+            ("excluded uid=5", "'excluded uid=5' is neither a setting"),
             ("SMC_RCVBUFF=4k", "unknown setting 'SMC_RCVBUFF'"),
             ("SMC_RCVBUF=lots", "SMC_RCVBUF=lots: not a size"),
             ("SMC_RUN_DIR=/x", "in the environment only"),
@@ -211,6 +211,40 @@ mod tests {
         }
         assert_eq!(parse(b"\n\xff\xfe=1\n").errors, [(2, "not UTF-8 text".to_owned())]);
         assert_eq!(parse(b"a\nb\nexclude\nc").errors.len(), 3);
+    }
+
+    /// Whatever is in it: each line is understood or complained about, and nothing panics.
+    #[test]
+    fn a_file_with_anything_in_it_is_read_to_its_end() {
+        let good = include_bytes!("../../../examples/config/smc.conf");
+        let whole = parse(good);
+        assert_eq!(whole.errors, []);
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        for _ in 0..3000 {
+            let mut bytes = good.to_vec();
+            for _ in 0..=random(8) {
+                let at = random(bytes.len());
+                match random(3) {
+                    0 => bytes[at] = random(256) as u8,
+                    1 => drop(bytes.drain(at..(at + random(20)).min(bytes.len()))),
+                    _ => bytes.insert(at, b"=:/,-[]*#\n"[random(10)]),
+                }
+            }
+            let lines = bytes.split(|b| *b == b'\n').filter(|l| {
+                let text = l.trim_ascii();
+                !text.is_empty() && text[0] != b'#'
+            });
+            let contents = parse(&bytes);
+            let understood = contents.settings.len() + contents.rules.len() + contents.errors.len();
+            // A comment that is no text is an error too.
+            assert!(understood >= lines.count(), "{}", String::from_utf8_lossy(&bytes));
+        }
     }
 
     #[test]

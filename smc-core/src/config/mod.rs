@@ -1,4 +1,4 @@
-//! Settings, read once, when the library is loaded: from the environment, and from a file ([`file`]).
+//! Settings, read once, when the library is loaded: from the environment, and from a file ([`mod@file`]).
 
 pub mod file;
 mod load;

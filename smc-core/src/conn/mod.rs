@@ -466,19 +466,27 @@ impl Conn {
         match rendezvous::step(self, fd, cold, refusal) {
             rendezvous::Step::Again { calls, why } => {
                 if refusal.is_none() {
-                    self.entry().set_why(why);
+                    self.entry().set_why(self.more_telling(why));
                 }
                 self.step_again(calls);
             }
             rendezvous::Step::Attached => {}
             rendezvous::Step::Never(_) if refusal.is_some() => self.stop_stepping(cold),
             rendezvous::Step::Never(why) => {
-                log::debug!("fd {fd}: stays on TCP: {}", why.sentence());
                 cold.rendezvous = Rendezvous::default();
-                self.pin(why);
+                self.pin(self.more_telling(why));
                 // The peer is to know, where that is of use to anybody.
                 self.step_again(1);
             }
+        }
+    }
+
+    /// That nobody comes any more says less than what was found when somebody came.
+    fn more_telling(&self, why: Why) -> Why {
+        let before = self.entry().why();
+        match (before.detail, why.detail) {
+            (Detail::BehindShim | Detail::PeerUidUnverified, Detail::NoRendezvous) => before,
+            _ => why,
         }
     }
 
@@ -536,6 +544,7 @@ impl Conn {
             self.end().pinned.compare_exchange(0, why.pack(), Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if first {
             self.entry().set_why(why);
+            log::debug!("fd {}: stays on TCP: {why}", self.listed_fd());
         }
         if self.is_attached() {
             self.view().mine().set_reason(why.reason.code());
@@ -593,7 +602,15 @@ impl Conn {
     pub(crate) fn note_peer_reason(&self) {
         let view = self.view();
         if view.peers().go_back() {
-            self.entry().set_peer_reason(view.peers().reason());
+            self.peer_reason(view.peers().reason());
+        }
+    }
+
+    /// The peer stays on TCP, or wants it back, with this code.
+    pub(crate) fn peer_reason(&self, code: u32) {
+        if self.entry().peer_reason() != code {
+            self.entry().set_peer_reason(code);
+            log::debug!("fd {}: the peer stays on TCP: 0x{code:08x}", self.listed_fd());
         }
     }
 

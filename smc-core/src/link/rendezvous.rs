@@ -114,7 +114,7 @@ struct Greeted {
 
 /// The peer stays on TCP, and says why.
 fn refused(conn: &Conn, decline: &Decline) -> Step {
-    conn.entry().set_peer_reason(decline.reason);
+    conn.peer_reason(decline.reason);
     never(Detail::PeerRefused)
 }
 

@@ -44,13 +44,19 @@ struct Options {
     #[arg(long)]
     json: bool,
 
-    /// Explain all reason codes and exit
-    #[arg(long, exclusive = true)]
-    reasons: bool,
+    /// Explain all reason codes and exit; =markdown for those that connections of this host can have
+    #[arg(long, exclusive = true, value_name = "FORM", require_equals = true, num_args = 0..=1, default_missing_value = "text")]
+    reasons: Option<Reasons>,
 
     /// Print version
     #[arg(short, long, action = clap::ArgAction::Version)]
     version: (),
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Reasons {
+    Text,
+    Markdown,
 }
 
 const MANUAL: &str = "\
@@ -97,8 +103,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<String> {
-    if options.reasons {
-        return Ok(reasons::render());
+    match options.reasons {
+        Some(Reasons::Text) => return Ok(reasons::render()),
+        Some(Reasons::Markdown) => return Ok(reasons::markdown()),
+        None => {}
     }
     let mut sockets = Search::from_env()?.sockets()?;
     sockets.retain(|s| options.selects(s));

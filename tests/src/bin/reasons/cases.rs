@@ -1,0 +1,341 @@
+//! The cases: what one end (the near one) does, and what both ends say about it.
+
+use crate::{Expected, NOT_HERE};
+use smc_core::reason::{Detail, Reason};
+use smc_tests::pair::{Arrangement, Order, Pair};
+use smc_tests::sys;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// What the far end says.
+#[derive(Clone, Copy)]
+pub enum Far {
+    /// It was told at the rendezvous: 0x05000000 and the near end's code.
+    Refused,
+    /// It was told in shared memory: the same.
+    Returned,
+    /// This, and the near end says nothing to it.
+    Says(Detail),
+    /// Depends on which end came how far first.
+    Whatever,
+}
+
+impl Far {
+    pub fn detail(self) -> Option<Detail> {
+        match self {
+            Far::Refused => Some(Detail::PeerRefused),
+            Far::Returned => Some(Detail::PeerReturned),
+            Far::Says(detail) => Some(detail),
+            Far::Whatever => None,
+        }
+    }
+
+    pub fn expected(self, near: Detail) -> Option<Expected> {
+        let told = matches!(self, Far::Refused | Far::Returned);
+        let peer = Some(if told { near.reason().code() } else { 0 });
+        self.detail().map(|own| Expected { own, peer })
+    }
+}
+
+pub struct Case {
+    pub near: Detail,
+    pub far: Far,
+    pub arrangements: &'static [Arrangement],
+    /// Of both ends; `@` is the folder of the case. The near end may change those of the far one.
+    pub settings: &'static [(&'static str, &'static str)],
+    act: fn(Arrangement) -> Pair,
+}
+
+const FAR: [Arrangement; 2] = [Arrangement::FarConnects, Arrangement::FarAccepts];
+const BOTH: &[Arrangement] = &FAR;
+const CONNECTING: &[Arrangement] = &[Arrangement::FarAccepts];
+const ACCEPTING: &[Arrangement] = &[Arrangement::FarConnects];
+/// Not at once: the near end does something first.
+const LATER: &[(&str, &str)] = &[("SMC_UPGRADE_AFTER", "32k")];
+
+macro_rules! cases {
+    ($($near:ident, $far:expr, $arrangements:ident, $settings:expr, $act:expr;)*) => {
+        pub const CASES: &[Case] = &[$(Case {
+            near: Detail::$near, far: $far, arrangements: $arrangements, settings: $settings, act: $act,
+        }),*];
+    };
+}
+
+cases! {
+    NotBusyYet, Far::Says(Detail::NotBusyYet), BOTH, LATER, |a| {
+        let mut pair = Pair::fresh(a);
+        pair.exchange_pieces(1, 1);
+        pair
+    };
+    Excluded, Far::Refused, BOTH, &[("SMC_POLICY", "include uid=4294967294; exclude program=reasons")],
+        |a| busy(far_without("SMC_POLICY", a));
+    SettingsBroken, Far::Refused, BOTH, &[("SMC_CONFIG", "@/broken.conf")], |a| busy(far_without("SMC_CONFIG", a));
+    Stdio, Far::Returned, BOTH, &[], |a| after_moving(a, |pair| {
+        sys::File::open(pair.near.fd);
+    });
+    StdFd, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
+        // Standard input is needed.
+        sys::dup2(pair.near.fd, 2).expect("dup2");
+    });
+    FdPassed, Far::Returned, BOTH, &[], |a| after_moving(a, |pair| {
+        let (here, _there) = sys::socketpair();
+        sys::send_descriptor(here, pair.near.fd);
+    });
+    IoUring, Far::Refused, BOTH, LATER, |a| before_moving(a, |_| {
+        let mut parameters = [0u8; 120];
+        // SAFETY: the size of io_uring_params. The kernel may refuse; the library does not know yet then.
+        unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) };
+    });
+    Ktls, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
+        const TCP_ULP: i32 = 31;
+        if unseen_setsockopt(pair.near.fd, libc::IPPROTO_TCP, TCP_ULP, b"tls\0").is_err() {
+            not_here("this kernel has no kernel TLS");
+        }
+    });
+    Seccomp, Far::Whatever, BOTH, LATER, |a| before_moving(a, |_| filter(&[ALLOW], |command, arg, filter| {
+        // SAFETY: prctl(2) as the manual has it; the filter outlives the call.
+        unsafe { libc::prctl(command, arg, filter, 0, 0) }
+    }));
+    SharedProcess, Far::Whatever, BOTH, LATER, |a| before_moving(a, |pair| {
+        let near = pair.near.fd;
+        let child = sys::fork_child(|| {
+            sys::die_with_parent();
+            // Of all it has, it keeps the connection.
+            for fd in (3..64).filter(|fd| *fd != near) {
+                let _ = sys::close(fd);
+            }
+            loop {
+                // SAFETY: waits to be killed.
+                unsafe { libc::pause() };
+            }
+        });
+        assert!(child > 0);
+    });
+    BehindShim, Far::Whatever, CONNECTING, LATER, unseen_byte;
+    BehindShim, Far::Returned, ACCEPTING, LATER, unseen_byte;
+    PeerUidUnverified, Far::Says(Detail::PeerUidUnverified), BOTH, &[], |a| busy(Pair::fresh(a));
+    Executed, Far::Returned, BOTH, &[], |a| after_moving(a, |pair| {
+        sys::fcntl(pair.near.fd, libc::F_SETFD, 0).expect("F_SETFD");
+        assert_eq!(sys::exec("/nonexistent"), libc::ENOENT);
+    });
+    OptionFound, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
+        let two = 2i32.to_ne_bytes();
+        unseen_setsockopt(pair.near.fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &two).expect("SO_RCVLOWAT");
+    });
+    CallUnsupported, Far::Returned, BOTH, &[], |a| after_moving(a, |pair| {
+        sys::ignore_signal(libc::SIGIO);
+        let flags = sys::fcntl(pair.near.fd, libc::F_GETFL, 0).expect("F_GETFL");
+        sys::fcntl(pair.near.fd, libc::F_SETFL, flags | libc::O_ASYNC).expect("F_SETFL");
+    });
+    NoData, Far::Whatever, CONNECTING, &[], |a| {
+        let mut pair = Pair::fresh(a);
+        // In its call the far end greets.
+        pair.near.send(1);
+        pair.far.must(Order::Recv(1));
+        for _ in 0..64 {
+            assert_eq!(sys::recv(pair.near.fd, &mut [0], libc::MSG_DONTWAIT), Err(libc::EAGAIN));
+        }
+        pair
+    };
+    Overflow, Far::Says(Detail::Overflow), BOTH, &[], |a| {
+        let mut pair = Pair::warm(a);
+        let sent = pair.fill();
+        let received = pair.far.must(Order::Fill);
+        assert!(sent > 0 && received > 0);
+        pair.far.must(Order::Recv(sent));
+        pair.near.recv(received);
+        pair
+    };
+    PeerShutDown, Far::Whatever, BOTH, &[], |a| {
+        let mut pair = Pair::fresh(a);
+        // In one direction only: the other one is to stay on TCP.
+        for _ in 0..200 {
+            pair.near.send(100);
+            pair.far.must(Order::Recv(100));
+        }
+        pair.far.must(Order::Shutdown(libc::SHUT_WR));
+        for _ in 0..20 {
+            pair.near.send(100);
+            pair.far.must(Order::Recv(100));
+        }
+        pair
+    };
+    NoRendezvous, Far::Whatever, BOTH, &[], |a| busy(far_without("LD_PRELOAD", a));
+    PeerRemote, Far::Whatever, BOTH, LATER, |a| before_moving(a, |_| {
+        // SAFETY: plain flags. The connection stays where it was made.
+        let left = unsafe { libc::unshare(libc::CLONE_NEWNET) == 0 || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) == 0 };
+        if !left {
+            not_here("no network namespaces of one's own");
+        }
+    });
+    Memory, Far::Refused, CONNECTING, LATER, |a| before_moving(a, |_| limit(libc::RLIMIT_FSIZE, 256 << 10));
+    FdLimit, Far::Whatever, BOTH, LATER, |a| before_moving(a, |_| limit(libc::RLIMIT_NOFILE, 30));
+    ZeroCopy, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
+        sys::setsockopt(pair.near.fd, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1i32).expect("SO_ZEROCOPY");
+    });
+    UrgentData, Far::Returned, BOTH, &[], |a| after_moving(a, |pair| {
+        // Not in the stream, as long as nobody asks for it.
+        assert_eq!(sys::send(pair.near.fd, b"!", libc::MSG_OOB), Ok(1));
+    });
+    FastOpen, Far::Returned, BOTH, &[], |a| after_moving(a, |pair| {
+        // Too late for it, which the kernel says.
+        sys::send(pair.near.fd, b"!", libc::MSG_FASTOPEN).expect_err("it is connected");
+    });
+    PeekOffset, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
+        const SO_PEEK_OFF: i32 = 42;
+        // Kernels before 6.9 refuse it.
+        let _ = sys::setsockopt(pair.near.fd, libc::SOL_SOCKET, SO_PEEK_OFF, -1i32);
+    });
+    Ulp, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
+        const TCP_ULP: i32 = 31;
+        // A kernel without kernel TLS refuses it.
+        let _ = sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, TCP_ULP, *b"tls\0");
+    });
+    Signature, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
+        sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, libc::TCP_MD5SIG, 0i32).expect_err("it is no key");
+    });
+    Repair, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
+        // On and off, or refused to a user who is not root.
+        let _ = sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1i32);
+        let _ = sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0i32);
+    });
+    RendezvousTimeout, Far::Whatever, ACCEPTING, &[], |a| {
+        let mut pair = Pair::fresh(a);
+        // The far end listens since its connect, and makes no call.
+        for _ in 0..40_000 {
+            assert_eq!(sys::recv(pair.near.fd, &mut [0], libc::MSG_DONTWAIT), Err(libc::EAGAIN));
+        }
+        pair.exchange_pieces(10, 20);
+        pair
+    };
+}
+
+/// Exchanges after which both ends have taken every step that they want to.
+const ENOUGH: usize = 400;
+
+fn busy(mut pair: Pair) -> Pair {
+    pair.exchange_pieces(10, ENOUGH);
+    pair
+}
+
+/// On a connection that has moved; data flows before and behind it.
+fn after_moving(arrangement: Arrangement, act: fn(&mut Pair)) -> Pair {
+    let mut pair = busy(Pair::fresh(arrangement));
+    act(&mut pair);
+    busy(pair)
+}
+
+/// On a connection that may move later.
+fn before_moving(arrangement: Arrangement, act: fn(&mut Pair)) -> Pair {
+    let mut pair = Pair::fresh(arrangement);
+    pair.exchange_pieces(10, 1);
+    act(&mut pair);
+    busy(pair)
+}
+
+/// A pair whose far end is started without a variable that this end has read.
+fn far_without(variable: &str, arrangement: Arrangement) -> Pair {
+    std::env::remove_var(variable);
+    Pair::fresh(arrangement)
+}
+
+fn unseen_byte(arrangement: Arrangement) -> Pair {
+    before_moving(arrangement, |pair| {
+        let byte = pair.near.take(1);
+        let args = [pair.near.fd as usize, byte.as_ptr() as usize, 1, 0, 0, 0];
+        // SAFETY: write(2) of one byte.
+        assert_eq!(unsafe { smc_core::sys::raw::call(libc::SYS_write, args) }, Ok(1));
+        pair.far.must(Order::Recv(1));
+    })
+}
+
+fn unseen_setsockopt(fd: i32, level: i32, name: i32, value: &[u8]) -> Result<(), i32> {
+    let args = [fd as usize, level as usize, name as usize, value.as_ptr() as usize, value.len(), 0];
+    // SAFETY: the value is as long as the call is told.
+    unsafe { smc_core::sys::raw::call(libc::SYS_setsockopt, args) }.map(drop).map_err(|e| e.0)
+}
+
+fn limit(resource: u32, soft: u64) {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: libc::RLIM_INFINITY };
+    let mut now = limit;
+    // SAFETY: reads into `now` and sets from it.
+    unsafe {
+        assert_eq!(libc::getrlimit(resource as _, &mut now), 0);
+        now.rlim_cur = soft.min(now.rlim_max);
+        assert_eq!(libc::setrlimit(resource as _, &now), 0);
+    }
+}
+
+/// Instructions of classic BPF: include/uapi/linux/{filter,seccomp}.h.
+const ALLOW: libc::sock_filter = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 };
+
+/// Installs a filter of system calls by way of `prctl`.
+fn filter(instructions: &[libc::sock_filter], prctl: impl Fn(i32, usize, usize) -> i32) {
+    let program =
+        libc::sock_fprog { len: instructions.len() as u16, filter: instructions.as_ptr().cast_mut() };
+    assert_eq!(prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0), 0, "PR_SET_NO_NEW_PRIVS");
+    let address = &program as *const libc::sock_fprog as usize;
+    assert_eq!(prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as usize, address), 0, "PR_SET_SECCOMP");
+}
+
+/// Has the program run without sock_diag.
+pub fn forbid_netlink(command: &mut Command) {
+    let load = |k| libc::sock_filter { code: 0x20, jt: 0, jf: 0, k };
+    let unless = |k, jf| libc::sock_filter { code: 0x15, jt: 0, jf, k };
+    let refuse = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x0005_0000 | libc::EAFNOSUPPORT as u32 };
+    // struct seccomp_data: the number of the call at 0, its first argument (low half) at 16.
+    let low = if cfg!(target_endian = "big") { 20 } else { 16 };
+    let instructions = [
+        load(0),
+        unless(libc::SYS_socket as u32, 3),
+        load(low),
+        unless(libc::AF_NETLINK as u32, 1),
+        refuse,
+        ALLOW,
+    ];
+    // SAFETY: between fork and exec, only system calls are made.
+    unsafe {
+        command.pre_exec(move || {
+            filter(&instructions, |command, arg, filter| libc::prctl(command, arg, filter, 0, 0));
+            Ok(())
+        })
+    };
+}
+
+fn not_here(why: &str) -> ! {
+    println!("not-here {why}");
+    std::process::exit(NOT_HERE)
+}
+
+impl Case {
+    pub fn name(&self) -> String {
+        format!("{:?}", self.near)
+    }
+
+    /// Whether it is for good.
+    pub fn near_lasts(&self) -> bool {
+        use Detail::*;
+        !matches!(
+            self.near,
+            NotBusyYet | NoData | Overflow | PeerShutDown | SharedProcess | NoRendezvous | BehindShim
+        ) && self.near.reason() != Reason::None
+    }
+}
+
+/// The near end of a case.
+pub fn near(name: &str, role: &str) -> ExitCode {
+    sys::die_with_parent();
+    if name == "echo" {
+        return crate::crooked::echo();
+    }
+    let arrangement = FAR.into_iter().find(|a| a.name() == role).expect("a role");
+    let runs = |c: &&Case| c.name() == name && c.arrangements.iter().any(|a| a.name() == role);
+    let case = CASES.iter().find(runs).expect("a case");
+    let pair = (case.act)(arrangement);
+    let address = |result: Result<sys::Address, i32>| format!("127.0.0.1:{}", result.expect("a name").port());
+    println!("{} {}", address(sys::getsockname(pair.near.fd)), address(sys::getpeername(pair.near.fd)));
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    pair.close();
+    ExitCode::SUCCESS
+}
