@@ -39,7 +39,7 @@ pub enum Command {
         #[arg(short, long)]
         uid: Option<u32>,
 
-        /// The program's own address: ADDRESS:PORT or [ADDRESS]:PORT
+        /// The program's own address: ADDRESS:PORT, IPv6 in brackets
         #[arg(short, long, value_parser = endpoint)]
         local: Option<Endpoint>,
 
