@@ -262,7 +262,7 @@ impl Proposal {
             let (Some(technology), true) = (v1_technology, usize::from(header.length) == length) else {
                 return Err(Malformed::Length(header.length));
             };
-            let has_ism = usize::from(prefix_distance) == POINTERS;
+            let has_ism = technology.has_d() && usize::from(prefix_distance) == POINTERS;
             let ism = if has_ism { IsmEntry::read(body, START).map_err(&short)? } else { IsmEntry::NONE };
             let offers = Offers::V1(read_v1(technology)?);
             return Ok(Proposal { peer_id, gid, mac, ism, vendor: [0; 8], offers });
@@ -312,7 +312,12 @@ impl Proposal {
         };
         let mut writer = Header::writer(Kind::Proposal, length, self.version(), flags);
         writer.bytes(&self.peer_id.0).bytes(&self.gid.0).bytes(&self.mac.0);
-        writer.u16(if v1.is_some() { pointers as u16 } else { 0 });
+        writer.u16(match v1 {
+            Some(_) => pointers as u16,
+            None if self.ism.gid & 0xff <= u64::from(MAX_ENTRIES) => 0,
+            // The byte that receivers take for the number of prefixes shall be a reserved one, and not of the ISM GID.
+            None => 20,
+        });
         if has_pointers {
             let distance = v2.map_or(0, |_| START + POINTERS - V2_BASE + prefixes);
             let (distance, vendor) =
