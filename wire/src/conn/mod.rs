@@ -5,7 +5,7 @@
 //!
 //! A CDC has to be sent:
 //! - after writes: [`Connection::wrote`] and then [`Connection::cdc`];
-//! - after a read, if [`Connection::update_is_due`];
+//! - after a read or a CDC received, if [`Connection::update_is_due`];
 //! - when [`Connection::plan`] finds no room for what there is to send and the peer has not been told so
 //!   ([`Connection::must_tell_blocked`]), else a kernel may read and not say so;
 //! - when `shutdown_write`, `close` or `abort` says so.
@@ -14,6 +14,8 @@
 //! announced in ACCEPT and CONFIRM.
 
 mod close;
+#[cfg(test)]
+mod closing;
 mod cursor;
 #[cfg(test)]
 mod tests;
@@ -171,7 +173,7 @@ impl Connection {
     pub fn plan(&mut self, wanted: u64) -> Spans {
         let room = self.room();
         // Also when it fits exactly, as in Linux: the ring is full then, and the peer should say when it is not.
-        self.blocked = wanted >= u64::from(room) && wanted > 0;
+        self.blocked = wanted >= u64::from(room) && wanted > 0 && !self.close.has_sent_final();
         let length = wanted.min(u64::from(room)) as u32;
         Spans::new(self.produced, length, self.peer_size)
     }
@@ -288,7 +290,8 @@ impl Connection {
         self.urgent_in.consumed(self.consumed);
     }
 
-    /// Whether what has been read since the last CDC calls for one of its own. Linux's rules, and one more: a blocked sender hears
+    /// Whether what has been read since the last CDC calls for one of its own; asked after reads, and after a CDC has come, which may
+    /// say that the sender waits. Linux's rules, and one more: a blocked sender hears
     /// when the ring is empty.
     pub fn update_is_due(&self) -> bool {
         let unannounced = (self.consumed - self.announced) as u32;
