@@ -25,8 +25,8 @@ mod keys;
 mod tests;
 
 use crate::cdc::{self, Cdc};
-use crate::clc::{Answer, Proposal};
-use crate::handshake::{GroupKey, NewGroup};
+use crate::clc::Answer;
+use crate::handshake::{GroupKey, NewGroup, Wish};
 use crate::llc::{
     AddLink, Body, ConfirmLink, ConfirmRkey, DeleteLink, DeleteReason, DeleteRkey, Llc, RequestAddLink,
     RkeyReply, Version,
@@ -151,13 +151,9 @@ impl<C> LinkGroup<C> {
 
     // Who uses it.
 
-    /// Server: whether a proposal of this client can be served with this group. Neither the queue pair nor the server's address
-    /// counts.
-    pub fn serves(&self, proposal: &Proposal) -> bool {
-        let gid = proposal.v2().map(|v2| v2.gid);
-        self.role == Role::Server
-            && self.is_usable()
-            && gid.is_some_and(|gid| self.key == GroupKey { peer_id: proposal.peer_id, gid })
+    /// Server: whether what a client wishes can be served with this group. Neither the queue pair nor the server's address counts.
+    pub fn serves(&self, wish: &Wish) -> bool {
+        self.role == Role::Server && self.is_usable() && self.key == wish.key
     }
 
     /// Client: whether an ACCEPT without first contact means this group. The address connected to does not count.

@@ -298,15 +298,13 @@ fn a_group_that_is_told_to_end_says_so_and_takes_nobody() {
 
 #[test]
 fn groups_are_found_by_what_the_kernel_finds_them_by() {
-    let eids = vec![Eid::new("A").unwrap()].try_into().unwrap();
-    let proposal = Proposal::smc_r_v2(key().peer_id, Mac::default(), key().gid, eids);
+    let terms = Terms { release: 1, max_connections: 16, max_links: 1, direct: true };
+    let wish = Wish { key: key(), mac: Mac::default(), eid: Eid::new("A").unwrap(), terms };
     let server = group(Role::Server);
-    assert!(server.serves(&proposal) && !group(Role::Client).serves(&proposal));
-    assert!(!server.serves(&Proposal { peer_id: PeerId([8; 8]), ..proposal.clone() }));
-    let mut elsewhere = proposal.clone();
-    let crate::clc::Offers::V2 { v2: Some(v2), .. } = &mut elsewhere.offers else { panic!() };
-    v2.gid = Gid::from_ipv4(Ipv4Addr::new(192, 0, 2, 8));
-    assert!(!server.serves(&elsewhere));
+    assert!(server.serves(&wish) && !group(Role::Client).serves(&wish));
+    let elsewhere = Gid::from_ipv4(Ipv4Addr::new(192, 0, 2, 8));
+    assert!(!server.serves(&Wish { key: GroupKey { gid: elsewhere, ..key() }, ..wish }));
+    assert!(!server.serves(&Wish { key: GroupKey { peer_id: PeerId([8; 8]), ..key() }, ..wish }));
 
     let GroupKey { peer_id, gid } = key();
     let (qpn, psn, mtu) = (U24::truncated(17), U24::truncated(1), MtuCode::truncated(3));
