@@ -46,6 +46,10 @@ pub const CLIENT_IDLE: Time = Time::from_secs(610);
 /// How many RMBs a kernel peer can know in one group.
 pub const MAX_RMBS: usize = 255;
 
+/// The token of the connection that makes a group: [`LinkGroup::add`] returns it first. It stands in ACCEPT or CONFIRM before there
+/// is a [`LinkGroup`].
+pub const FIRST_TOKEN: u32 = 1;
+
 /// Which side of the first contact this is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Role {
@@ -89,7 +93,7 @@ pub enum Ended {
 pub enum Incoming {
     /// A CDC message; which connection it is for, [`LinkGroup::connection`] tells by its token.
     Cdc(Cdc),
-    /// An LLC message, which is dealt with; or something malformed.
+    /// An LLC message, or something malformed: it is dealt with. Or the group has ended, and nothing counts any more.
     Llc,
 }
 
@@ -164,20 +168,24 @@ impl<C> LinkGroup<C> {
             && self.qpn == accept.link.qpn
     }
 
-    /// Whether one more connection may use it.
+    /// Server: whether one more connection may use it.
     pub fn is_usable(&self) -> bool {
         self.state == State::Active && self.connections.len() < usize::from(self.max_connections)
     }
 
-    /// A connection begins to use the group, from its handshake on. Returns the token for it, not 0; `None`: the group is full or
-    /// has ended.
+    /// A connection begins to use the group, from its handshake on. Returns the token for it, not 0; `None`: the group has ended, or
+    /// is full. A client's is never full: the server counts, and of a connection's end it may hear earlier.
     pub fn add(&mut self, connection: C) -> Option<u32> {
-        if !self.is_usable() {
+        let admitted = match self.role {
+            Role::Client => self.state == State::Active,
+            Role::Server => self.is_usable(),
+        };
+        if !admitted {
             return None;
         }
         loop {
-            self.last_token = self.last_token.wrapping_add(1).max(1);
-            // At most 255 are in use.
+            self.last_token = self.last_token.wrapping_add(1).max(FIRST_TOKEN);
+            // Few are in use.
             if let std::collections::btree_map::Entry::Vacant(entry) = self.connections.entry(self.last_token)
             {
                 entry.insert(connection);
@@ -240,6 +248,9 @@ impl<C> LinkGroup<C> {
 
     /// A SEND has come; `bytes` is as many as the completion says.
     pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Incoming {
+        if self.state == State::Ended {
+            return Incoming::Llc;
+        }
         self.received = now;
         self.testing = None;
         if bytes.first() == Some(&cdc::TYPE) {
@@ -318,9 +329,6 @@ impl<C> LinkGroup<C> {
     }
 
     fn received_llc(&mut self, now: Time, message: &Llc<'_>) {
-        if self.state == State::Ended {
-            return;
-        }
         if message.response {
             return self.received_response(now, message);
         }

@@ -281,6 +281,10 @@ fn tokens_are_unique_not_zero_and_limited() {
     group.connections.insert(u32::MAX - 5, "another");
     group.remove(START, 2);
     assert_eq!(group.add("one more"), Some(1));
+    // It is the server that counts.
+    let mut client = self::group(Role::Client);
+    assert_eq!(client.add("one"), Some(FIRST_TOKEN));
+    assert!((1..30).all(|_| client.add("one more").is_some()));
 }
 
 #[test]

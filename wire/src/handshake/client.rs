@@ -139,7 +139,7 @@ impl Client {
             other => return self.state = other,
         };
         match message.body {
-            Body::ConfirmLink(request) if !message.response => {
+            Body::ConfirmLink(request) if !message.response && message.version == llc::Version::V2 => {
                 if request.no_eye_catcher == 0 {
                     return self.decline(Version::V2, Diagnosis::RMBE_EC);
                 }

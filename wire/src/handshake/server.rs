@@ -207,7 +207,7 @@ impl Server {
     pub fn received_llc(&mut self, message: &Llc<'_>) {
         let State::AwaitConfirmLink { negotiated, request, .. } = &self.state else { return };
         let Body::ConfirmLink(response) = message.body else { return };
-        if !message.response {
+        if !message.response || message.version != llc::Version::V2 {
             return;
         }
         if response.no_eye_catcher == 0 {

@@ -445,13 +445,17 @@ fn other_messages_over_the_new_link_are_not_taken_for_confirm_link() {
     let (mut client, mut server, request) = confirmed();
     let test = Llc::request(llc::Version::V2, Body::TestLink([0; 16])).encode();
     let own_request = request.clone();
+    let mut v1_request = request.clone();
+    v1_request[0] = 0x01;
     let mut response = request;
     response[3] |= 0x80;
-    for message in [&test, &response] {
+    let mut v1_response = response.clone();
+    v1_response[0] = 0x01;
+    for message in [&test, &response, &v1_request] {
         client.received_llc(&llc(message));
         assert_eq!(client.poll_action(), None);
     }
-    for message in [&test, &own_request] {
+    for message in [&test, &own_request, &v1_response] {
         server.received_llc(&llc(message));
         assert_eq!(server.poll_action(), None);
     }

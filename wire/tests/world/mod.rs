@@ -503,9 +503,9 @@ impl World {
     /// A queue pair and an RMB for a connection.
     fn prepare(&mut self, host: usize, connection: usize, link: usize) -> Local {
         let key = rkey(host, connection);
-        // The token of a first contact is the first of its group, which is made when the handshake is over.
-        let group = self.hosts[host].groups.get_mut(&link);
-        let token = group.map_or(1, |group| group.add(connection).expect("the server saw room"));
+        let existing = self.hosts[host].groups.get_mut(&link);
+        let token =
+            existing.map_or(group::FIRST_TOKEN, |group| group.add(connection).expect("the server saw room"));
         let socket = &mut self.sockets[host][connection];
         (socket.link, socket.token) = (Some(link), token);
         let size = SizeCode::truncated((connection % 3) as u8);
