@@ -162,18 +162,29 @@ impl Connection {
     /// How many bytes may be written into the peer's ring now. 0 after the final flag was sent, and while urgent data has to
     /// be read first.
     pub fn room(&self) -> u32 {
-        let unread = (self.produced - self.acknowledged) as u32;
         if self.close.has_sent_final() || self.close.is_over() {
             return 0;
         }
-        self.urgent_out.limit(self.produced, unread, self.peer_size - unread)
+        self.urgent_out.limit(self.produced, self.unacknowledged(), self.free())
+    }
+
+    /// Bytes in the peer's ring, as far as known.
+    fn unacknowledged(&self) -> u32 {
+        (self.produced - self.acknowledged) as u32
+    }
+
+    /// Free bytes in the peer's ring, as far as known.
+    fn free(&self) -> u32 {
+        self.peer_size - self.unacknowledged()
     }
 
     /// Where in the peer's ring to write the next bytes, if there are `wanted` of them: as many as there is room for.
     pub fn plan(&mut self, wanted: u64) -> Spans {
         let room = self.room();
-        // Also when it fits exactly, as in Linux: the ring is full then, and the peer should say when it is not.
-        self.blocked = wanted >= u64::from(room) && wanted > 0 && !self.close.has_sent_final();
+        let waits = wanted > u64::from(room);
+        // As in Linux: the ring will be full, and the peer should say when it is not.
+        let fills = wanted > 0 && wanted >= u64::from(self.free());
+        self.blocked = (waits || fills) && !self.close.has_sent_final();
         let length = wanted.min(u64::from(room)) as u32;
         Spans::new(self.produced, length, self.peer_size)
     }
@@ -226,14 +237,13 @@ impl Connection {
         if behind > 0 {
             return Ok(Received::default());
         }
-        let (unread, unacknowledged) =
-            ((self.arrived - self.announced) as u32, self.produced - self.acknowledged);
-        let bytes = match cdc.producer.moved_from(self.arrived, self.size - unread, self.size) {
+        let writable = self.size - (self.arrived - self.announced) as u32;
+        let bytes = match cdc.producer.moved_from(self.arrived, writable, self.size) {
             Moved::Forward(bytes) => bytes,
             Moved::Back => 0,
             Moved::Impossible => return Err(Violation::Producer),
         };
-        let freed = match cdc.consumer.moved_from(self.acknowledged, unacknowledged as u32, self.peer_size) {
+        let freed = match cdc.consumer.moved_from(self.acknowledged, self.unacknowledged(), self.peer_size) {
             Moved::Forward(freed) => freed,
             Moved::Back => 0,
             Moved::Impossible => return Err(Violation::Consumer),

@@ -187,8 +187,8 @@ proptest! {
                     left[end] += amount;
                     left[end] -= fabric.send(end, left[end]);
                 }
-                // While an urgent byte is under way the next would overtake it.
-                Step::SendUrgent(end, amount) if fabric.ends[end].urgent.is_empty() => {
+                // While one is unsent the next would overtake it.
+                Step::SendUrgent(end, amount) if left[end] == 0 => {
                     left[end] += amount;
                     let position = fabric.ends[end].sent + left[end] - 1;
                     fabric.ends[end].urgent.push_back(position);
@@ -313,6 +313,30 @@ fn an_urgent_byte_stops_reads_before_it_and_sends_behind_it() {
     assert_eq!(writer.plan(10).length(), 10);
     writer.wrote(10);
     assert_eq!(writer.cdc().producer_flags, ProducerFlags::default());
+}
+
+#[test]
+fn a_second_urgent_byte_waits_until_the_first_is_read() {
+    let [mut writer, mut reader] = Fabric::new([0, 0]).ends.map(|end| end.connection);
+    let urgent = ProducerFlags::URGENT_PENDING | ProducerFlags::URGENT_PRESENT;
+    for _ in 0..2 {
+        writer.mark_urgent(1);
+        assert_eq!(writer.plan(1).length(), 1);
+        writer.wrote(1);
+        let first = writer.cdc();
+        assert_eq!(first.producer_flags, urgent);
+        writer.mark_urgent(1);
+        assert_eq!(writer.plan(1).length(), 0);
+        assert!(writer.must_tell_blocked());
+        reader.receive(&first).unwrap();
+        reader.consume(1);
+        writer.receive(&reader.cdc()).unwrap();
+        assert_eq!(writer.plan(1).length(), 1);
+        writer.wrote(1);
+        assert!(reader.receive(&writer.cdc()).unwrap().urgent);
+        reader.consume(1);
+        writer.receive(&reader.cdc()).unwrap();
+    }
 }
 
 #[test]

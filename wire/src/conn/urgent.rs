@@ -8,51 +8,44 @@ use crate::cdc::ProducerFlags;
 
 /// Of the sending direction.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) enum UrgentOut {
-    #[default]
-    None,
-    /// The urgent byte is the one before this position, which has not been told as present.
-    Pending(u64),
-    /// It has been told, and the peer has not read everything.
-    Told,
+pub(super) struct UrgentOut {
+    /// The urgent byte is the one before this position, and has not been told as present.
+    end: Option<u64>,
+    /// One was told as present, and the peer has not read everything since.
+    told: bool,
 }
 
 impl UrgentOut {
     /// The bytes up to `end` are urgent. Urgent data that is still under way is overtaken, as in TCP.
     pub fn mark(&mut self, end: u64) {
-        *self = UrgentOut::Pending(end);
+        self.end = Some(end);
     }
 
     /// How many bytes may be sent, of `free`, with `unread` at the peer.
     pub fn limit(&self, produced: u64, unread: u32, free: u32) -> u32 {
-        match *self {
-            UrgentOut::Pending(end) if end > produced => {
-                free.min((end - produced).min(u64::from(u32::MAX)) as u32)
-            }
-            // Written, but not told yet; or told and not read.
-            UrgentOut::Pending(_) => 0,
-            UrgentOut::Told if unread > 0 => 0,
-            UrgentOut::Told | UrgentOut::None => free,
+        if self.told && unread > 0 {
+            return 0;
         }
+        // At its end, nothing until it has been told.
+        let limit = self.end.map_or(u64::from(free), |end| end.saturating_sub(produced));
+        limit.min(u64::from(free)) as u32
     }
 
     /// The flags of the CDC that is sent now.
     pub fn flags(&mut self, produced: u64) -> ProducerFlags {
-        match *self {
-            UrgentOut::Pending(end) if end == produced => {
-                *self = UrgentOut::Told;
+        match self.end {
+            Some(end) if end <= produced => {
+                *self = UrgentOut { end: None, told: true };
                 ProducerFlags::URGENT_PENDING | ProducerFlags::URGENT_PRESENT
             }
-            UrgentOut::Pending(_) => ProducerFlags::URGENT_PENDING,
-            UrgentOut::Told | UrgentOut::None => ProducerFlags::default(),
+            Some(_) => ProducerFlags::URGENT_PENDING,
+            None => ProducerFlags::default(),
         }
     }
 
-    /// A consumer cursor has come.
+    /// A consumer cursor has come; `all`: everything has been read.
     pub fn acknowledged(&mut self, all: bool) {
-        if all && *self == UrgentOut::Told {
-            *self = UrgentOut::None;
-        }
+        self.told &= !all;
     }
 }
 
