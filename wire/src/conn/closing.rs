@@ -133,5 +133,13 @@ fn giving_up_waits_for_the_peers_final_flag_and_a_lost_link_for_nothing() {
     close.link_lost();
     assert_eq!((close.state(), close.is_over()), (State::Closed, true));
     assert_eq!((close.may_send(), close.may_receive()), (Err(Ended::LinkLost), Err(Ended::LinkLost)));
-    assert!(!close.close(false), "there is nobody to tell");
+    assert!(!close.close(false) && !close.abort(), "there is nobody to tell");
+    assert_eq!(close.state(), State::Closed);
+
+    // What was over before is not lost with the link.
+    let mut close = Close::default();
+    close.close(false);
+    close.receive(StateFlags::CLOSED);
+    close.link_lost();
+    assert_eq!(close.may_receive(), Ok(false));
 }

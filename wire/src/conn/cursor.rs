@@ -74,6 +74,13 @@ mod tests {
                 }
             }
         }
+        // Far ahead is not behind.
+        for (eighths, expected) in
+            [(1, Moved::Impossible), (3, Moved::Impossible), (5, Moved::Back), (7, Moved::Back)]
+        {
+            let cursor = Cursor { wrap: eighths * 8192, count: 0 };
+            assert_eq!(cursor.moved_from(0, SIZE, SIZE), expected, "{eighths}");
+        }
         assert_eq!(Cursor { wrap: 0, count: SIZE }.moved_from(0, SIZE, SIZE), Moved::Impossible);
     }
 }

@@ -253,11 +253,32 @@ fn updates_are_due_beyond_a_tenth_if_the_sender_is_blocked_or_half_the_ring_is_u
     reader.receive(&writer.cdc()).unwrap();
     reader.consume(8000);
     assert!(!reader.update_is_due());
+    // Half is.
+    let spans = writer.plan(192);
+    writer.wrote(spans.length());
+    reader.receive(&writer.cdc()).unwrap();
+    assert!(reader.update_is_due());
+    reader.cdc();
     // One that was asked for.
+    reader.consume(1);
+    assert!(!reader.update_is_due());
     let mut asking = writer.cdc();
     asking.producer_flags = ProducerFlags::UPDATE_REQUESTED;
     reader.receive(&asking).unwrap();
     assert!(reader.update_is_due());
+}
+
+#[test]
+fn flags_hold_until_the_next_cdc() {
+    let (mut writer, mut reader) = full(true);
+    reader.consume(16384);
+    writer.receive(&reader.cdc()).unwrap();
+    writer.plan(0);
+    let spans = writer.plan(4000);
+    writer.wrote(spans.length());
+    reader.receive(&writer.cdc()).unwrap();
+    reader.consume(4000);
+    assert!(!reader.update_is_due(), "it is not blocked any more");
 }
 
 #[test]
@@ -351,6 +372,11 @@ fn that_an_urgent_byte_was_read_is_told_even_if_nothing_waits_behind_it() {
     assert!(reader.update_is_due());
     reader.cdc();
     assert!(!reader.update_is_due());
+    // The same message again brings nothing back.
+    let again = Cdc { sequence: 1, ..{ writer }.cdc() };
+    let again = Cdc { producer_flags: ProducerFlags::URGENT_PRESENT, ..again };
+    assert_eq!(reader.receive(&again), Ok(Received::default()));
+    assert_eq!(reader.urgent_offset(), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::clc::{Answer, Chosen, LinkEnd, Rmbe};
 use crate::handshake::Terms;
-use crate::llc::{DeleteRkey, FurtherRkey};
+use crate::llc::{AddLinkRkeys, DeleteRkey, FurtherRkey, RkeyTriples};
 use crate::{Eid, Gid, Mac, MtuCode, PeerId, SizeCode};
 use std::net::Ipv4Addr;
 
@@ -61,11 +61,28 @@ fn requests_are_answered_at_once() {
     let further = [FurtherRkey { link: 2, rmb: rmb(9) }, FurtherRkey::default()];
     let confirm_rkey = ConfirmRkey { further: 1, entries: further, ..ConfirmRkey::single(rmb(5)) };
     let answered = DeleteRkey { negative: false, count: 1, failed: 0, rkeys: [0; 8] };
+    let denied = ConfirmRkey { reply: RkeyReply { negative: true, retry: true }, ..confirm_rkey };
+    let triples = [6; 48];
+    let rkeys =
+        Some(AddLinkRkeys { direct: true, target: Gid([9; 16]), rkeys: RkeyTriples::new(&triples).unwrap() });
+    let add_link = AddLink {
+        rejected: None,
+        mac: Mac([4; 6]),
+        gid: Gid([4; 16]),
+        qpn: U24::truncated(4),
+        link: 2,
+        mtu: MtuCode::truncated(3),
+        psn: U24::truncated(5),
+        rkeys,
+    };
     let gids = [5; 32];
     for role in [Role::Client, Role::Server] {
         for (asked, answer) in [
             (Body::TestLink([7; 16]), Body::TestLink([7; 16])),
             (Body::ConfirmRkey(confirm_rkey), Body::ConfirmRkey(confirm_rkey)),
+            // The bits of a refusal mean nothing in a request.
+            (Body::ConfirmRkey(denied), Body::ConfirmRkey(confirm_rkey)),
+            (Body::AddLink(add_link), Body::AddLink(AddLink { rejected: Some(0), rkeys: None, ..add_link })),
             (Body::DeleteRkey(DeleteRkey::single(5)), Body::DeleteRkey(answered)),
             (
                 Body::RequestAddLink(RequestAddLink::new(&gids).unwrap()),
@@ -200,8 +217,10 @@ fn a_group_without_connections_ends_after_ten_minutes_the_servers_first() {
         // The peer is well all the time.
         let alive = response(Body::TestLink([0; 16]));
         upon(&mut group, now, &alive);
+        group.timeout(now);
+        assert_eq!(actions(&mut group), [], "it is in use");
         assert_eq!(group.remove(now, token), Some("a connection"));
-        assert_eq!(group.remove(now, token), None);
+        assert_eq!(group.remove(now + SECOND, token), None);
         let end = now + seconds * SECOND;
         while now < end {
             group.timeout(now);

@@ -19,7 +19,7 @@ fn gid(last: u8) -> Gid {
 
 /// The end number `n`.
 fn local(n: u8) -> Local {
-    let mtu = MtuCode::truncated(2 + n);
+    let mtu = MtuCode::truncated(5 - n);
     let (peer_id, gid, mac) = (PeerId([n; 8]), gid(n), Mac([n; 6]));
     let rmb = Rmb { rkey: u32::from(n), address: u64::from(n) << 32 };
     Local {
@@ -50,7 +50,13 @@ fn offering(change: impl FnOnce(&mut crate::clc::V2Offer)) -> Proposal {
 
 fn config() -> ServerConfig {
     let eids = vec![eid("ALSO-KNOWN"), eid("KNOWN")];
-    ServerConfig { peer_id: PeerId([2; 8]), eids, max_connections: 200, max_links: 1, host: HOST }
+    ServerConfig {
+        peer_id: PeerId([2; 8]),
+        eids,
+        max_connections: 200,
+        max_links: 1,
+        host: Host { features: 3, ..HOST },
+    }
 }
 
 fn first() -> Contact {
@@ -136,6 +142,14 @@ fn first_contact_makes_a_group_that_both_ends_know_alike() {
     client.connected(Ok(()));
     let response = llc_bytes(client.poll_action());
     server.received_llc(&llc(&response));
+    let Body::ConfirmLink(request) = llc(&request).body else { panic!() };
+    let Body::ConfirmLink(response) = llc(&response).body else { panic!() };
+    for (message, end) in [(request, local(2)), (response, local(1))] {
+        let LinkEnd { mac, gid, qpn, .. } = end.link;
+        let expected = ConfirmLink { no_eye_catcher: 3, mac, gid, qpn, ..request };
+        assert_eq!(message, expected);
+    }
+    assert_eq!((request.link, request.max_links, request.max_connections), (1, 1, 200));
 
     let Outcome::Active(client) = done(client.poll_action()) else { panic!() };
     let Outcome::Active(server) = done(server.poll_action()) else { panic!() };
@@ -164,6 +178,25 @@ fn a_later_contact_is_active_after_confirm() {
     let Outcome::Active(server) = done(server.poll_action()) else { panic!() };
     assert_eq!((client.local, client.peer), (server.peer, server.local));
     assert!(client.first_contact.is_none() && server.first_contact.is_none());
+}
+
+#[test]
+fn what_each_end_says_of_itself_is_its_own() {
+    let (_, accept) = accept(proposal(), first());
+    let (_, confirm) = confirm(&accept);
+    let Chosen::V2 { first_contact: Some(accept), .. } = accept.chosen else { panic!() };
+    let Chosen::V2 { first_contact: Some(confirm), .. } = confirm.chosen else { panic!() };
+    assert_eq!((accept.features, &accept.gids[..]), (3, &[][..]));
+    assert_eq!((confirm.features, &confirm.gids[..]), (0, &[gid(1)][..]));
+    assert!(accept.direct && confirm.direct);
+}
+
+#[test]
+fn a_later_contact_has_its_mtu_already() {
+    let (_, mut accept) = accept(proposal(), Contact::Later);
+    accept.link.mtu = MtuCode::truncated(0);
+    let (mut client, _) = confirm(&accept);
+    assert!(matches!(done(client.poll_action()), Outcome::Active(_)));
 }
 
 #[test]
