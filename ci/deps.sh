@@ -13,6 +13,7 @@ redis-benchmark                      redis-tools
 module:statistics                    python3
 "
 TEST_NEEDS="
+g++                                  g++
 shellcheck                           shellcheck
 nm                                   binutils
 curl                                 curl
@@ -89,4 +90,14 @@ cargo_version=$(cargo --version)
 if [[ ! $cargo_version =~ ^cargo\ 1\.([0-9]+) ]] || ((BASH_REMATCH[1] < RUST_MINOR)); then
     echo "deps: '$cargo_version' is too old: 1.$RUST_MINOR or newer is needed (Debian 12's own is 1.63)" >&2
     exit 1
+fi
+
+# A few minutes, once.
+if [[ ${1-test} == test ]]; then
+    # shellcheck source=ci/cargo-fuzz.sh
+    source ci/cargo-fuzz.sh
+    if ! PATH=$CARGO_FUZZ_ROOT/bin:$PATH command -v cargo-fuzz >/dev/null; then
+        echo "deps: installing cargo-fuzz $CARGO_FUZZ_VERSION in $CARGO_FUZZ_ROOT"
+        cargo install --quiet --locked --root "$CARGO_FUZZ_ROOT" --version "$CARGO_FUZZ_VERSION" cargo-fuzz </dev/null
+    fi
 fi

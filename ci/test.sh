@@ -15,6 +15,7 @@ exports        60 bash ci/exports.sh @LIBRARY@
 smc_run       300 bash ci/smc_run-test.sh
 shim          300 bash shim/tests/run.sh @LIBRARY@
 loom          600 bash ci/loom.sh
+fuzz          600 bash ci/fuzz.sh
 hostile       300 bash ci/hostile.sh
 reasons       300 bash ci/reasons.sh
 policy        300 bash ci/policy.sh
