@@ -2,7 +2,9 @@
 //! measured against TCP in the same round, and told apart by where the host has put the CPUs. See `ci/bench.sh`.
 
 mod cgroup;
+mod counts;
 mod distance;
+mod idle;
 mod own;
 mod process;
 mod programs;
@@ -17,7 +19,6 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
-use workload::Workload;
 
 /// Workloads over TCP and over SMC, as ratios.
 #[derive(Parser)]
@@ -49,6 +50,8 @@ struct Results<'a> {
     machine: Machine,
     rows: &'a [table::Row],
     rounds: Vec<Rounds<'a>>,
+    counts: &'a [counts::Count],
+    idle: &'a [idle::Idle],
 }
 
 #[derive(Serialize)]
@@ -94,17 +97,22 @@ fn compare() -> Result<()> {
     workloads.extend(programs::all());
     if arguments.list {
         workloads.iter().for_each(|workload| println!("{:18} {}", workload.name, workload.about));
+        println!("{:18} connections that do nothing: memory and processor time", idle::NAME);
+        counts::names().for_each(|name| println!("{name:18} system calls and instructions of a message"));
         return Ok(());
     }
-    if !arguments.workloads.is_empty() {
-        let wanted = |workload: &Workload, name: &String| workload.name.starts_with(name.as_str());
-        for name in &arguments.workloads {
-            if !workloads.iter().any(|workload| wanted(workload, name)) {
-                bail!("no workload is called {name}; --list shows them");
-            }
-        }
-        workloads.retain(|workload| arguments.workloads.iter().any(|name| wanted(workload, name)));
+    let wanted = |name: &str| {
+        arguments.workloads.is_empty()
+            || arguments.workloads.iter().any(|start| name.starts_with(start.as_str()))
+    };
+    let names = workloads.iter().map(|workload| workload.name.clone());
+    let names: Vec<String> = names.chain(counts::names().chain([idle::NAME]).map(str::to_owned)).collect();
+    if let Some(name) =
+        arguments.workloads.iter().find(|start| !names.iter().any(|name| name.starts_with(start.as_str())))
+    {
+        bail!("no workload is called {name}; --list shows them");
     }
+    workloads.retain(|workload| wanted(&workload.name));
     let preload = arguments.preload.context("--preload or SMC_PRELOAD must name the library")?;
     let preload = preload.canonicalize().with_context(|| format!("{}", preload.display()))?;
     let work = tempfile::tempdir().context("a temporary folder")?;
@@ -114,7 +122,9 @@ fn compare() -> Result<()> {
         work: work.path().to_owned(),
         group: None,
         sockmap: None,
+        idle: if arguments.quick { 1000 } else { 10_000 },
         reporting: true.into(),
+        many_descriptors: false.into(),
         ms: arguments.ms.unwrap_or(if arguments.quick { 60 } else { 200 }),
     };
     match cgroup::Group::enter() {
@@ -141,12 +151,35 @@ fn compare() -> Result<()> {
             eprintln!("bench: {} ({place:?}), {:.1} s", workload.name, start.elapsed().as_secs_f64());
         }
     }
+    let mut counted = Vec::new();
+    for name in counts::names().filter(|name| wanted(name)) {
+        match counts::count(&bench, name) {
+            Ok(counts) => counted.extend(counts),
+            Err(e) => failed.push(format!("{name}: {e:#}")),
+        }
+    }
+    let mut idle = Vec::new();
+    if wanted(idle::NAME) {
+        match idle::measure(&bench) {
+            Ok(measured) => idle = measured,
+            Err(e) => failed.push(format!("{}: {e:#}", idle::NAME)),
+        }
+    }
     let rows: Vec<table::Row> = measured.iter().flat_map(|measured| measured.rows()).collect();
-    print!("{}", table::markdown(&rows));
+    if !rows.is_empty() {
+        println!("{}", table::markdown(&rows));
+    }
+    if !counted.is_empty() {
+        println!("{}", counts::markdown(&counted));
+    }
+    if !idle.is_empty() {
+        println!("{}", idle::markdown(&idle));
+    }
     if let Some(path) = &arguments.json {
         let rounds =
             measured.iter().map(|m| Rounds { workload: &m.workload.name, rounds: &m.rounds }).collect();
-        let results = Results { machine: Machine::this(), rows: &rows, rounds };
+        let results =
+            Results { machine: Machine::this(), rows: &rows, rounds, counts: &counted, idle: &idle };
         std::fs::write(path, serde_json::to_string_pretty(&results)?)
             .with_context(|| format!("{}", path.display()))?;
     }

@@ -2,11 +2,11 @@
 
 use crate::process::{Bench, Carried, End, Place, Running, Side};
 use crate::workload::{Expect, Sample, Session, Workload};
-use anyhow::{Context, Result};
-use smc_benches::Account;
+use anyhow::{ensure, Context, Result};
+use smc_benches::{median, Account};
 use std::process::Command;
+use std::time::Instant;
 
-const ALL: &[&str] = &[];
 const BOTH: &[Place] = &[Place::Free];
 
 pub fn all() -> Vec<Workload> {
@@ -58,11 +58,13 @@ pub fn all() -> Vec<Workload> {
         crowded("hogs-stream-64", "stream-64 with hogs", &["--work=stream", "--size=64"]),
         crowded("hogs-stream-64k", "stream-64k with hogs", &["--work=stream", "--size=65536"]),
         crowded("hogs-short", "short with hogs", &["--work=connect", "--size=64"]).expect(Expect::Tcp),
-        beside_idle("busy-10", "10 busy connections, epoll", 0),
-        beside_idle("busy-10-idle-10k", "the same beside 10,000 idle ones", 10_000),
+        own("busy-10", "10 busy connections, epoll", "round trips/s", &["--work=events", "--each=10"])
+            .places(&[Place::Apart]),
+        beside_idle(),
         foreign("pipe", "write and read of a pipe, 1 byte"),
         foreign("zero", "read of /dev/zero, 64 bytes"),
         foreign("open-close", "open and close of /dev/null"),
+        process_start(),
     ]
 }
 
@@ -72,7 +74,7 @@ fn own(
     unit: &'static str,
     arguments: &'static [&'static str],
 ) -> Workload {
-    with_environment(name, about, unit, arguments, ALL)
+    with_environment(name, about, unit, arguments, &[])
 }
 
 fn with_environment(
@@ -83,7 +85,7 @@ fn with_environment(
     environment: &'static [&'static str],
 ) -> Workload {
     let start = move |_: &Bench, side, place| {
-        Ok(Box::new(Pair { side, place, arguments, environment, by_latency: false }) as Box<dyn Session>)
+        Ok(Box::new(Pair { environment, ..Pair::new(side, place, arguments) }) as Box<dyn Session>)
     };
     Workload::new(name, about, unit, Box::new(start))
 }
@@ -92,7 +94,7 @@ fn with_environment(
 fn paced() -> Workload {
     let start = |_: &Bench, side, place| {
         let arguments = &["--work=round-trip", "--size=64", "--interval-us=100"];
-        Ok(Box::new(Pair { side, place, arguments, environment: ALL, by_latency: true }) as Box<dyn Session>)
+        Ok(Box::new(Pair { by_latency: true, ..Pair::new(side, place, arguments) }) as Box<dyn Session>)
     };
     let about = "64 B, one request each 100 us; 1/median latency";
     Workload::new("rr-64-100us", about, "1/s", Box::new(start)).target(2.0, 1.0).all_sides()
@@ -117,12 +119,18 @@ fn crowded(name: &'static str, about: &'static str, arguments: &'static [&'stati
     own(name, about, "messages/s", arguments).target(1.0, 0.97).with_hogs()
 }
 
-fn beside_idle(name: &'static str, about: &'static str, idle: usize) -> Workload {
-    let arguments: &[&str] = match idle {
-        0 => &["--work=events", "--each=10"],
-        _ => &["--work=events", "--each=10", "--idle=10000"],
+/// Few of these rounds: most of their time goes into making the connections.
+fn beside_idle() -> Workload {
+    let start = |_: &Bench, side, place| {
+        let arguments = &["--work=events", "--each=10"];
+        let mut pair = Pair::new(side, place, arguments);
+        pair.beside_idle = true;
+        Ok(Box::new(pair) as Box<dyn Session>)
     };
-    own(name, about, "round trips/s", arguments).places(&[Place::Apart])
+    let about = "the same beside 10,000 idle ones (1,000 with --quick)";
+    let mut workload = Workload::new("busy-10-idle", about, "round trips/s", Box::new(start));
+    workload.many_descriptors = true;
+    workload.places(&[Place::Apart])
 }
 
 /// Two processes of the load program, both started for each run.
@@ -134,12 +142,20 @@ struct Pair {
     environment: &'static [&'static str],
     /// Compare the median latency, not the rate.
     by_latency: bool,
+    beside_idle: bool,
 }
 
 impl Pair {
+    fn new(side: Side, place: Place, arguments: &'static [&'static str]) -> Pair {
+        Pair { side, place, arguments, environment: &[], by_latency: false, beside_idle: false }
+    }
+
     fn command(&self, bench: &Bench, role: &str, end: End) -> Command {
         let mut command = bench.command(&bench.load, self.side, self.place, end);
         command.arg(role).args(self.arguments).arg(format!("--ms={}", bench.ms));
+        if self.beside_idle {
+            command.arg(format!("--idle={}", bench.idle));
+        }
         if self.side == Side::Smc {
             command.envs(self.environment.iter().filter_map(|setting| setting.split_once('=')));
         }
@@ -217,4 +233,27 @@ fn foreign(what: &'static str, about: &'static str) -> Workload {
         .places(&[Place::Same])
         .target(0.98, 0.95)
         .rounds(3)
+}
+
+/// /bin/true, from fork to its end.
+fn process_start() -> Workload {
+    const STARTS: usize = 20;
+    struct ProcessStart(Side);
+    impl Session for ProcessStart {
+        fn run(&mut self, bench: &Bench) -> Result<Sample> {
+            let mut command = bench.command("/bin/true", self.0, Place::Same, End::Server);
+            let mut times = Vec::new();
+            for _ in 0..STARTS {
+                let start = Instant::now();
+                let status = command.status()?;
+                times.push(start.elapsed().as_secs_f64());
+                ensure!(status.success(), "/bin/true ended with {status}");
+            }
+            Ok(Sample { rate: 1.0 / median(&times), ..Sample::default() })
+        }
+    }
+    let start = |_: &Bench, side, _| Ok(Box::new(ProcessStart(side)) as Box<dyn Session>);
+    Workload::new("start", "/bin/true from fork to exit, 1/median", "1/s", Box::new(start))
+        .expect(Expect::NoConnections)
+        .places(&[Place::Same])
 }

@@ -5,6 +5,7 @@ use crate::cgroup::Group;
 use crate::distance::CPUS;
 use crate::sockmap::Sockmap;
 use anyhow::{bail, Context as _, Result};
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use serde::Serialize;
 use std::cell::Cell;
 use std::fs::OpenOptions;
@@ -44,6 +45,8 @@ pub enum End {
     Client,
 }
 
+/// Descriptors that a process may have open for thousands of connections, each with its doorbells.
+const DESCRIPTORS: u64 = 1 << 18;
 /// No run takes longer; who does is stuck.
 const LONGEST_RUN_SECONDS: u32 = 120;
 
@@ -55,6 +58,10 @@ pub struct Bench {
     pub sockmap: Option<Sockmap>,
     /// Whether the library is asked for its report. It costs a write for each connection, which short ones feel.
     pub reporting: Cell<bool>,
+    /// Idle connections beside the busy ones, where there are any.
+    pub idle: usize,
+    /// Raise RLIMIT_NOFILE for what is started, as far as it goes.
+    pub many_descriptors: Cell<bool>,
     /// Milliseconds of one run.
     pub ms: u64,
 }
@@ -97,9 +104,15 @@ impl Bench {
             let procs = group.join("cgroup.procs");
             OpenOptions::new().write(true).open(&procs).unwrap_or_else(|e| panic!("{}: {e}", procs.display()))
         });
+        let many_descriptors = self.many_descriptors.get();
         let before_exec = move || {
             if let Some(mut group) = group.as_ref() {
                 group.write_all(b"0")?;
+            }
+            if many_descriptors {
+                let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+                let raised = setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS);
+                raised.or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, most, most))?;
             }
             if let Some(cpu) = cpu {
                 crate::distance::run_on(cpu)?;

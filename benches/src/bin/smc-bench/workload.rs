@@ -33,6 +33,8 @@ pub struct Workload {
     pub targets: Option<Targets>,
     /// With a process on each CPU that does nothing but use it.
     pub hogs: bool,
+    /// With thousands of connections.
+    pub many_descriptors: bool,
     /// Short and unsteady: this many rounds in place of one.
     pub rounds: usize,
     pub start: Start,
@@ -90,6 +92,7 @@ impl Workload {
             expect: Expect::Ring,
             targets: None,
             hogs: false,
+            many_descriptors: false,
             rounds: 1,
             start,
         }
@@ -138,6 +141,7 @@ impl Workload {
 
     pub fn measure(&self, bench: &Bench, place: Place, rounds: usize) -> Result<Measured<'_>> {
         bench.reporting.set(true);
+        bench.many_descriptors.set(self.many_descriptors);
         let _hogs = if self.hogs { crate::own::hogs(bench)? } else { Vec::new() };
         let mut sessions = Vec::new();
         for side in self.sides {

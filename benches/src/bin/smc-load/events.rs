@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Events taken with one epoll_wait.
 const EVENTS: usize = 64;
 /// Exchanges of a connection before it falls silent: enough for it to have moved.
-const BEFORE_IDLE: usize = 40;
+const BEFORE_IDLE: usize = 24;
 /// A value that memcached is asked for has this size, in bytes.
 const VALUE: usize = 100;
 
@@ -118,14 +118,16 @@ pub fn ask(address: &Address, work: &Work) -> io::Result<Account> {
         store_value(address)?;
     }
     let exchange = Exchange::new(work);
-    let mut idle = Vec::new();
-    for _ in 0..work.idle {
+    let connect = || -> io::Result<OwnedFd> {
         let fd = address.connect(work.nagle)?;
-        for _ in 0..BEFORE_IDLE {
+        // With idle connections beside them the busy ones move first: there may not be room for all.
+        for _ in 0..if work.idle > 0 { BEFORE_IDLE } else { 0 } {
             exchange.make(&fd)?;
         }
-        idle.push(fd);
-    }
+        Ok(fd)
+    };
+    let busy: Vec<OwnedFd> = (0..work.threads * work.each).map(|_| connect()).collect::<io::Result<_>>()?;
+    let _idle: Vec<OwnedFd> = (0..work.idle).map(|_| connect()).collect::<io::Result<_>>()?;
     if work.threads == 0 {
         // Idle connections only: they stay until standard input ends.
         println!("ready");
@@ -134,9 +136,10 @@ pub fn ask(address: &Address, work: &Work) -> io::Result<Account> {
     }
     let usage = Usage::now();
     let meters = std::thread::scope(|scope| -> io::Result<Vec<Meter>> {
-        let threads: Vec<_> =
-            (1..work.threads).map(|_| scope.spawn(|| one_thread(address, work, &exchange))).collect();
-        let mut meters = vec![one_thread(address, work, &exchange)?];
+        let mut chunks = busy.chunks(work.each);
+        let first = chunks.next().expect("at least one thread");
+        let threads: Vec<_> = chunks.map(|fds| scope.spawn(|| one_thread(fds, work, &exchange))).collect();
+        let mut meters = vec![one_thread(first, work, &exchange)?];
         for thread in threads {
             meters.push(thread.join().expect("a thread panicked")?);
         }
@@ -145,14 +148,13 @@ pub fn ask(address: &Address, work: &Work) -> io::Result<Account> {
     Ok(Meter::account(meters, work.measured(), &usage))
 }
 
-fn one_thread(address: &Address, work: &Work, exchange: &Exchange) -> io::Result<Meter> {
+fn one_thread(fds: &[OwnedFd], work: &Work, exchange: &Exchange) -> io::Result<Meter> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let mut events = [EpollEvent::empty(); EVENTS];
     let mut connections = Vec::new();
-    for i in 0..work.each {
-        let fd = address.connect(work.nagle)?;
-        nonblocking(&fd)?;
-        epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, i as u64))?;
+    for (i, fd) in fds.iter().enumerate() {
+        nonblocking(fd)?;
+        epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, i as u64))?;
         connections.push((fd, 0, Instant::now()));
     }
     let mut meter = Meter::new(work.warmup(), work.measured());
