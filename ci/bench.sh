@@ -1,7 +1,8 @@
 #!/bin/bash
 # Workloads over TCP, over SMC and, where they apply, over a Unix socket and with an eBPF sockmap: as ratios to TCP in the
 # same round. docs/performance.md says how to read the table, and what was measured.
-# Usage: ci/bench.sh [--quick] [--rounds=N] [--ms=N] [--json=FILE] [--list] [WORKLOAD]...
+# Usage: ci/bench.sh [--quick] [--rounds=N] [--ms=N] [--json=FILE]
+#                    [--patience=SECONDS] [--list] [WORKLOAD]...
 #   A name stands for all workloads that begin with it. The JSON, with every round, goes to target/bench.json unless
 #   told otherwise. What is needed is installed by ci/deps.sh bench; a workload whose programs are missing fails
 #   alone, and the exit status says so. Without root there is no sockmap, and nothing tells how busy others were.

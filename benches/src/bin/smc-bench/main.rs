@@ -18,7 +18,7 @@ use process::Bench;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Workloads over TCP and over SMC, as ratios.
 #[derive(Parser)]
@@ -34,6 +34,9 @@ struct Arguments {
     /// Milliseconds of a run.
     #[arg(long)]
     ms: Option<u64>,
+    /// Seconds to wait, all in all, for a machine that others use to be quiet.
+    #[arg(long, default_value_t = 0)]
+    patience: u64,
     /// Print the names of the workloads.
     #[arg(long)]
     list: bool,
@@ -123,6 +126,7 @@ fn compare() -> Result<()> {
         group: None,
         sockmap: None,
         idle: if arguments.quick { 1000 } else { 10_000 },
+        patience: Duration::from_secs(arguments.patience).into(),
         reporting: true.into(),
         many_descriptors: false.into(),
         ms: arguments.ms.unwrap_or(if arguments.quick { 60 } else { 200 }),

@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -58,6 +59,8 @@ pub struct Bench {
     pub sockmap: Option<Sockmap>,
     /// Whether the library is asked for its report. It costs a write for each connection, which short ones feel.
     pub reporting: Cell<bool>,
+    /// How long to wait yet, all in all, for others to leave the CPUs alone.
+    pub patience: Cell<Duration>,
     /// Idle connections beside the busy ones, where there are any.
     pub idle: usize,
     /// Raise RLIMIT_NOFILE for what is started, as far as it goes.

@@ -101,6 +101,8 @@ fn program(name: &str) -> Result<PathBuf> {
     files.find(|file| file.is_file()).with_context(|| format!("{name} is not installed (ci/deps.sh bench)"))
 }
 
+type Read = fn(&str) -> Result<(f64, Option<f64>)>;
+
 /// A server that runs as long as its load generator is asked.
 struct Served {
     _server: Running,
@@ -110,7 +112,7 @@ struct Served {
     arguments: Vec<OsString>,
     user: Option<(u32, u32)>,
     /// Of the output: requests a second and the 99th percentile in microseconds.
-    read: fn(&str) -> Result<(f64, Option<f64>)>,
+    read: Read,
 }
 
 impl Session for Served {

@@ -9,6 +9,7 @@ use nix::libc;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::ptr::{addr_of, addr_of_mut};
 
 // Commands of bpf(2), types and flags, from linux/bpf.h.
 const BPF_MAP_CREATE: u64 = 0;
@@ -222,9 +223,9 @@ impl Sockmap {
     pub fn redirected(&self) -> Result<u64> {
         let (key, mut value) = (0_u32, 0_u64);
         let attributes =
-            &mut [self.count.as_raw_fd() as u64, &raw const key as u64, &raw mut value as u64, 0];
+            &mut [self.count.as_raw_fd() as u64, addr_of!(key) as u64, addr_of_mut!(value) as u64, 0];
         bpf(BPF_MAP_LOOKUP_ELEM, attributes)?;
         // SAFETY: a live local; the kernel wrote to it behind the compiler's back.
-        Ok(unsafe { (&raw const value).read_volatile() })
+        Ok(unsafe { addr_of!(value).read_volatile() })
     }
 }

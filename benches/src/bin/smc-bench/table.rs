@@ -7,7 +7,7 @@ use serde::Serialize;
 use smc_benches::median;
 
 /// Rounds in which others took more than this share of the CPUs are left out, if enough are left without them.
-const BUSY: f64 = 0.15;
+pub const BUSY: f64 = 0.15;
 const ENOUGH: usize = 3;
 
 #[derive(Debug, Clone, Serialize)]
@@ -78,7 +78,7 @@ impl Row {
         let workload = measured.workload;
         let all: Vec<&Round> = measured.rounds.iter().filter(|round| round.class == Some(class)).collect();
         let quiet: Vec<&Round> =
-            all.iter().copied().filter(|round| round.others.is_none_or(|others| others <= BUSY)).collect();
+            all.iter().copied().filter(|round| round.others.map_or(true, |others| others <= BUSY)).collect();
         let rounds = if quiet.len() >= ENOUGH { &quiet } else { &all };
         let samples = |side| rounds.iter().filter_map(move |round| sample(round, side));
         let rates = |side| Spread::of(&samples(side).map(|sample| sample.rate).collect::<Vec<_>>());

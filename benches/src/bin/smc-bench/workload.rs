@@ -5,7 +5,7 @@ use crate::process::{Bench, Carried, Place, Side};
 use crate::table;
 use anyhow::{Context, Result};
 use serde::Serialize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Whether the connections are to move to shared memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,6 +168,7 @@ impl Workload {
             if number / sessions.len() % 2 == 1 {
                 order.reverse();
             }
+            wait_for_quiet(bench, self.hogs);
             let before = (place != Place::Same).then(distance::measure);
             let load = Load::start(bench);
             let mut samples = Vec::new();
@@ -200,6 +201,21 @@ impl Workload {
             sample.redirected = before.zip(redirected()?).map(|(before, after)| after - before);
         }
         Ok(sample)
+    }
+}
+
+/// Until others leave the CPUs alone, as long as there is patience left.
+fn wait_for_quiet(bench: &Bench, hogs: bool) {
+    // Beside hogs there is no idle time to be seen.
+    while !hogs && !bench.patience.get().is_zero() {
+        let load = Load::start(bench);
+        let start = Instant::now();
+        // Several ticks of the kernel's clock, in which idle time is counted.
+        std::thread::sleep(Duration::from_millis(100));
+        if load.others(bench).map_or(true, |others| others <= table::BUSY) {
+            return;
+        }
+        bench.patience.set(bench.patience.get().saturating_sub(start.elapsed()));
     }
 }
 
