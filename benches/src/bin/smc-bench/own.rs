@@ -158,7 +158,7 @@ impl Pair {
     fn command(&self, bench: &Bench, role: &str, end: End) -> Command {
         let mut command = bench.command(&bench.load, self.side, self.place, end);
         command.arg(role).args(self.arguments).arg(format!("--ms={}", bench.ms * self.longer));
-        command.arg(format!("--warmup-ms={}", 30 * self.longer));
+        command.arg(format!("--warmup-ms={}", (bench.ms / 2).max(30) * self.longer));
         if self.beside_idle {
             command.arg(format!("--idle={}", bench.idle));
         }
