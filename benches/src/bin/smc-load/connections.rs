@@ -49,7 +49,7 @@ pub fn connect(address: &Address, work: &Work) -> io::Result<Account> {
     let mut message = vec![b'c'; work.size];
     let mut answer = vec![0; work.size];
     let usage = Usage::now();
-    let mut meter = Meter::new(work.warmup(), work.measured());
+    let mut meter = Meter::new(work);
     let mut start = Instant::now();
     loop {
         exchange(address, work, &message, &mut answer)?;

@@ -157,7 +157,7 @@ fn one_thread(fds: &[OwnedFd], work: &Work, exchange: &Exchange) -> io::Result<M
         epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, i as u64))?;
         connections.push((fd, 0, Instant::now()));
     }
-    let mut meter = Meter::new(work.warmup(), work.measured());
+    let mut meter = Meter::new(work);
     let mut answer = vec![0; exchange.answer];
     for (fd, _, start) in &mut connections {
         *start = Instant::now();

@@ -95,6 +95,9 @@ pub struct Work {
     /// The measured time, in milliseconds.
     #[arg(long, default_value_t = 100)]
     pub ms: u64,
+    /// Messages of a thread, all in all, in place of a time.
+    #[arg(long)]
+    pub count: Option<u64>,
 }
 
 impl Work {

@@ -1,5 +1,6 @@
 //! Time, processor time and latencies of one end.
 
+use crate::Work;
 use nix::sys::resource::{getrusage, UsageWho};
 use smc_benches::Account;
 use std::time::{Duration, Instant};
@@ -37,16 +38,18 @@ pub struct Meter {
     begin: Instant,
     end: Instant,
     before: u64,
+    /// Messages left, if their number is what ends the run.
+    left: Option<u64>,
     latencies_ns: Vec<u32>,
 }
 
 impl Meter {
-    pub fn new(warmup: Duration, measured: Duration) -> Meter {
-        let begin = Instant::now() + warmup;
+    pub fn new(work: &Work) -> Meter {
+        let begin = Instant::now() + work.warmup();
         // The first touch of its pages must not fall into the measured time.
         let mut latencies_ns = vec![1; 1 << 18];
         latencies_ns.clear();
-        Meter { begin, end: begin + measured, before: 0, latencies_ns }
+        Meter { begin, end: begin + work.measured(), before: 0, left: work.count, latencies_ns }
     }
 
     /// A message that was begun at `start` is done. Returns the time, and whether to go on.
@@ -58,7 +61,14 @@ impl Meter {
         } else {
             self.latencies_ns.push((now - start).as_nanos().min(u32::MAX as u128) as u32);
         }
-        (now, now < self.end)
+        let go_on = match &mut self.left {
+            Some(left) => {
+                *left = left.saturating_sub(1);
+                *left > 0
+            }
+            None => now < self.end,
+        };
+        (now, go_on)
     }
 
     /// The account of all threads of a client.

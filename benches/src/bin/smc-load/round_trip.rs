@@ -86,7 +86,7 @@ pub fn ask(address: &Address, work: &Work) -> io::Result<Account> {
 fn one_after_the_other(fd: &OwnedFd, work: &Work) -> nix::Result<Meter> {
     let message = vec![b'm'; work.size];
     let mut answer = vec![0; work.size];
-    let mut meter = Meter::new(work.warmup(), work.measured());
+    let mut meter = Meter::new(work);
     let mut pace = (work.interval_us > 0).then(|| Pace::new(work.interval_us));
     let mut start = Instant::now();
     loop {
