@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what ci/demo.sh and ci/test.sh need on Debian 12, only what is missing. Root, or a user with sudo.
-# Usage: ci/deps.sh [demo|test]     (test, the default, includes demo)
+# Installs what ci/demo.sh, ci/test.sh and ci/bench.sh need on Debian 12, only what is missing. Root, or a user with sudo.
+# Usage: ci/deps.sh [demo|test|bench]     (test, the default, and bench include demo)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,14 +23,24 @@ ps                                   procps
 /usr/bin/python3                     python3
 module:test.test_socket              libpython3.11-testsuite
 "
+BENCH_NEEDS="
+nginx                                nginx-light
+wrk                                  wrk
+memcached                            memcached
+/usr/lib/postgresql/15/bin/initdb    postgresql-15
+/usr/lib/postgresql/15/bin/pgbench   postgresql-15
+strace                               strace
+valgrind                             valgrind
+"
 # The oldest compiler the workspace accepts (rust-version in Cargo.toml).
 RUST_MINOR=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' Cargo.toml)
 
 case ${1-test} in
 demo) needs=$DEMO_NEEDS ;;
 test) needs=$DEMO_NEEDS$TEST_NEEDS ;;
+bench) needs=$DEMO_NEEDS$BENCH_NEEDS ;;
 *)
-    echo "usage: ci/deps.sh [demo|test]" >&2
+    echo "usage: ci/deps.sh [demo|test|bench]" >&2
     exit 2
     ;;
 esac

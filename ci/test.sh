@@ -25,6 +25,7 @@ torture       900 bash ci/torture.sh
 programs-core 300 bash ci/programs-core.sh
 cpython       900 bash ci/cpython.sh
 demo          300 bash ci/demo.sh
+bench-smoke   300 bash ci/bench-smoke.sh
 "
 
 target=${CARGO_TARGET_DIR:-$PWD/target}

@@ -28,7 +28,7 @@ pub struct RxOp {
     /// A peek that waits for all its bytes: what it found last.
     peeked: usize,
     /// The kernel is asked for the sender's end before the ring counts as empty. Not at first: asking costs more
-    /// than a short spin.
+    /// than a short spin, and a sleep asks as well.
     ask_kernel: bool,
     patience: Patience,
 }
@@ -78,6 +78,7 @@ impl Conn {
                 Err(_) => Found::Error(Errno(libc::EAGAIN)),
             };
             let busy = matches!(found, Found::Busy);
+            let unasked = matches!(found, Found::RingEmpty);
             let satisfied = op.done > 0 && op.flags & libc::MSG_WAITALL == 0;
             let mut limit_ns = match found {
                 Found::Complete => return Step::Done(op.done),
@@ -88,10 +89,14 @@ impl Conn {
                 Found::Nothing => None,
                 Found::RingEmpty => {
                     op.ask_kernel = true;
-                    if op.flags & libc::MSG_DONTWAIT == 0 && self.waits() {
-                        self.rx_spin.wait(self.view().rx().producer_cpu(), || self.rx_news(generation));
+                    if op.flags & libc::MSG_DONTWAIT != 0
+                        || !self.waits()
+                        || self.rx_spin.wait(self.view().rx().producer_cpu(), || self.rx_news(generation))
+                    {
+                        continue;
                     }
-                    continue;
+                    // The sleep watches the socket: it ends at once if the kernel has anything to tell.
+                    None
                 }
                 Found::Busy => Some(BUSY_CHECK_NS),
             };
@@ -99,6 +104,9 @@ impl Conn {
                 May::Wait { remaining_ns } => remaining_ns,
                 May::NotAtAll => {
                     self.set_waits(false);
+                    if unasked {
+                        continue;
+                    }
                     op.done = op.done.max(op.peeked);
                     return if op.done > 0 { Step::Done(op.done) } else { Step::Fail(Errno(libc::EAGAIN)) };
                 }
