@@ -2,3 +2,4 @@
 
 pub mod reasons;
 pub mod table;
+pub mod tcp_option;
