@@ -22,6 +22,7 @@ torture       900 bash ci/torture.sh
 programs-core 300 bash ci/programs-core.sh
 cpython       900 bash ci/cpython.sh
 demo          300 bash ci/demo.sh
+lab           900 bash ci/lab.sh
 "
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
