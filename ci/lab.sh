@@ -9,7 +9,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 TESTS="
 preload      yes  one  120  preload.sh
 kernel-smcr  yes  two  150  kernel-smcr.sh
-tcp-option   yes  two  150  tcp-option.sh
+tcp-option   yes  one  150  tcp-option.sh
 "
 
 known=$(awk 'NF { print $1 }' <<<"$TESTS")

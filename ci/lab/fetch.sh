@@ -79,8 +79,13 @@ fetch_kernel() {
 }
 
 fetch_virtme() {
+    local python
+    # The one of the distribution has pip where ci/deps.sh has installed it.
+    for python in python3 /usr/bin/python3; do
+        "$python" -m pip --version >/dev/null 2>&1 && break
+    done
     work=$(mktemp -d "$CACHE/virtme.XXXXXX")
-    timeout 300 python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
+    timeout 300 "$python" -m pip install --quiet --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
         --target "$work/virtme" "virtme-ng==$VIRTME" >&2 || die "cannot install virtme-ng $VIRTME from PyPI"
     mv "$work/virtme" "$CACHE/virtme-$VIRTME"
     rm -rf "$work"

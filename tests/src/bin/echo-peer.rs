@@ -71,7 +71,7 @@ fn socket(family: &str, address: &str) -> Result<(i32, Address), String> {
         ("smc", true) => sys::socket(AF_SMC, libc::SOCK_CLOEXEC),
         _ => return Err(format!("no sockets of {family} for {address}")),
     };
-    Ok((fd.map_err(|e| sys::errno_name(e))?, Address::new(address)))
+    Ok((fd.map_err(sys::errno_name)?, Address::new(address)))
 }
 
 fn run(command: Option<&str>) -> Outcome {
@@ -86,7 +86,7 @@ fn run(command: Option<&str>) -> Outcome {
 
 fn serve(family: &str, address: &str, connections: &str, ready: &str, command: Option<&str>) -> Outcome {
     let (fd, address) = socket(family, address)?;
-    sys::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1i32).map_err(|e| sys::errno_name(e))?;
+    sys::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1i32).map_err(sys::errno_name)?;
     sys::bind(fd, &address).map_err(|e| format!("bind: {}", sys::errno_name(e)))?;
     sys::listen(fd, 128).map_err(|e| format!("listen: {}", sys::errno_name(e)))?;
     // SAFETY: a socket of this process that nothing else closes. The standard library makes the same calls on it
@@ -95,7 +95,7 @@ fn serve(family: &str, address: &str, connections: &str, ready: &str, command: O
     File::create(ready).map_err(failed(ready))?;
     let mut threads = Vec::new();
     for index in 0..number::<usize>(connections)? {
-        let (stream, _) = accept(&listener).map_err(failed("accept"))?;
+        let stream = accept(&listener).map_err(failed("accept"))?;
         let command = command.filter(|_| index == 0).map(str::to_owned);
         threads.push(thread::spawn(move || echo(stream, command.as_deref())));
     }
@@ -103,11 +103,11 @@ fn serve(family: &str, address: &str, connections: &str, ready: &str, command: O
 }
 
 /// Not `TcpListener::accept`, which wants an address of TCP's families from the kernel.
-fn accept(listener: &TcpListener) -> io::Result<(TcpStream, ())> {
+fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     use std::os::fd::AsRawFd;
     let fd = sys::accept4(listener.as_raw_fd(), libc::SOCK_CLOEXEC).map_err(io::Error::from_raw_os_error)?;
     // SAFETY: a new descriptor that is this function's alone.
-    Ok((unsafe { TcpStream::from_raw_fd(fd) }, ()))
+    Ok(unsafe { TcpStream::from_raw_fd(fd) })
 }
 
 fn join(threads: Vec<thread::JoinHandle<Outcome>>) -> Outcome {
@@ -176,7 +176,10 @@ fn exchange(stream: TcpStream, connection: u32, bytes: u64, size: usize, command
     run(command)?;
     stream.shutdown(Shutdown::Write).map_err(failed("client: shutdown"))?;
     match (&*stream).read(&mut [0]).map_err(failed("client: read the end"))? {
-        0 => Ok(println!("client: connection {connection}: {bytes} bytes came back")),
+        0 => {
+            println!("client: connection {connection}: {bytes} bytes came back");
+            Ok(())
+        }
         _ => Err(format!("connection {connection}: more came back than was sent")),
     }
 }
