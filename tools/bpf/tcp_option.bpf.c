@@ -40,6 +40,12 @@ struct experiment {
 /* The id is random, see `connecting`. */
 #define CANARY_EXPERIMENT { KIND_CANARY, sizeof(struct experiment), { 0 } }
 
+/* Room for any option, to load one into. */
+struct loaded {
+	struct experiment option;
+	__u8 rest[40 - sizeof(struct experiment)];
+};
+
 struct wish {
 	__u32 wanted;
 	__u32 peer; /* enum smc_option_peer */
@@ -76,6 +82,16 @@ static void write_headers(struct bpf_sock_ops *ops, int on)
 	bpf_sock_ops_cb_flags_set(ops, flags);
 }
 
+/* Whether the segment in hand, or with BPF_LOAD_HDR_OPT_TCP_SYN the SYN that it answers, has the SMC option. As in
+ * Linux's own SMC it may be longer, by an even number of bytes. */
+static int has_smc(struct bpf_sock_ops *ops, __u64 flags)
+{
+	struct loaded found = { SMC_EXPERIMENT, { 0 } };
+	long length = bpf_load_hdr_opt(ops, &found, sizeof(found), flags);
+
+	return length >= (long)sizeof(struct experiment) && length % 2 == 0;
+}
+
 static int is_syn(struct bpf_sock_ops *ops)
 {
 	return (ops->skb_tcp_flags & (TCPHDR_SYN | TCPHDR_ACK)) == TCPHDR_SYN;
@@ -85,13 +101,11 @@ static int is_syn(struct bpf_sock_ops *ops)
  * SYN is not remembered, so the accepted socket would not know. */
 static int is_answer(struct bpf_sock_ops *ops)
 {
-	struct experiment smc = SMC_EXPERIMENT;
-
 	if ((ops->skb_tcp_flags & (TCPHDR_SYN | TCPHDR_ACK)) != (TCPHDR_SYN | TCPHDR_ACK))
 		return 0;
 	if (ops->args[0] == BPF_WRITE_HDR_TCP_SYNACK_COOKIE)
 		return 0;
-	return bpf_load_hdr_opt(ops, &smc, sizeof(smc), BPF_LOAD_HDR_OPT_TCP_SYN) == sizeof(smc);
+	return has_smc(ops, BPF_LOAD_HDR_OPT_TCP_SYN);
 }
 
 /* Room on a SYN is taken for both options or none: without the canary an answer would prove nothing. */
@@ -151,7 +165,6 @@ static void listening(struct bpf_sock_ops *ops)
 
 static void connected(struct bpf_sock_ops *ops)
 {
-	struct experiment smc = SMC_EXPERIMENT;
 	struct experiment canary = CANARY_EXPERIMENT;
 	struct wish *wish = wish_of(ops->sk);
 
@@ -161,7 +174,7 @@ static void connected(struct bpf_sock_ops *ops)
 	__builtin_memcpy(canary.id, wish->canary, sizeof(canary.id));
 	if (bpf_load_hdr_opt(ops, &canary, sizeof(canary), 0) == sizeof(canary))
 		wish->peer = SMC_PEER_ECHOES;
-	else if (bpf_load_hdr_opt(ops, &smc, sizeof(smc), 0) == sizeof(smc))
+	else if (has_smc(ops, 0))
 		wish->peer = SMC_PEER_CAPABLE;
 	else
 		wish->peer = SMC_PEER_ABSENT;
@@ -169,13 +182,12 @@ static void connected(struct bpf_sock_ops *ops)
 
 static void accepted(struct bpf_sock_ops *ops)
 {
-	struct experiment smc = SMC_EXPERIMENT;
 	struct wish *wish = wish_of(ops->sk);
 
 	if (!wish)
 		return;
 	write_headers(ops, 0);
-	if (bpf_load_hdr_opt(ops, &smc, sizeof(smc), BPF_LOAD_HDR_OPT_TCP_SYN) == sizeof(smc))
+	if (has_smc(ops, BPF_LOAD_HDR_OPT_TCP_SYN))
 		wish->peer = SMC_PEER_CAPABLE;
 	else
 		wish->peer = SMC_PEER_ABSENT;

@@ -5,6 +5,7 @@
 //! ([`smc_core::capability`]).
 
 mod bpf;
+mod command;
 
 use std::fs::{self, File};
 use std::io;
@@ -18,6 +19,7 @@ use serde::Serialize;
 use smc_core::capability;
 
 use bpf::AttachType;
+pub use command::Command;
 
 /// Empty when build.rs could not make it; `TCP_OPTION_MISSING` says why.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp_option.o"));

@@ -22,6 +22,7 @@ pub const ALL: &[Check] = &[
     ("a_wish_taken_back_counts", taken_back),
     ("the_canary_is_another_one_each_time", canaries_differ),
     ("a_peer_that_sends_back_every_option_is_found_out", echoing_peer),
+    ("an_answer_is_taken_as_the_kernel_takes_it", odd_answers),
     ("it_is_refused_where_it_could_not_be_kept", refused),
     ("without_room_for_it_the_connection_is_plain", no_room),
     ("large_options_of_others_work_as_before", large_options),
@@ -191,6 +192,23 @@ fn canaries_differ(setting: &Setting) -> Outcome {
 }
 
 fn echoing_peer(setting: &Setting) -> Outcome {
+    let seen = seen_of_far(setting, |syn| syn.raw_options.clone())?;
+    expect("what the client sees", seen, Peer::Echoes)
+}
+
+fn odd_answers(setting: &Setting) -> Outcome {
+    for (length, wanted) in [(6, Peer::Capable), (8, Peer::Capable), (12, Peer::Capable), (7, Peer::Absent)] {
+        let mut options = [&[SMC, length], SMC_ID].concat();
+        options.resize(length.into(), 0);
+        let seen = seen_of_far(setting, |_| options.clone())?;
+        expect(&format!("what the client sees of an option of {length} bytes"), seen, wanted)?;
+    }
+    let other = [SMC, 6, SMC_ID[0], SMC_ID[1], SMC_ID[2], 0];
+    expect("what the client sees of another id", seen_of_far(setting, |_| other.to_vec())?, Peer::Absent)
+}
+
+/// What a client that asks sees of a peer whose SYN-ACK has these options.
+fn seen_of_far(setting: &Setting, options: impl Fn(&Segment) -> Vec<u8>) -> Result<Peer, String> {
     let client = tcp_socket(&parse("10.77.0.1:0"))?;
     want(client.as_raw_fd())?;
     sys::set_nonblocking(client.as_raw_fd(), true);
@@ -199,13 +217,14 @@ fn echoing_peer(setting: &Setting) -> Outcome {
         Err(libc::EINPROGRESS) => {}
         other => return Err(format!("connect: {other:?}")),
     }
-    let syn = setting.far.next(|s| s.syn && s.destination_port == 7000)?;
+    let port = sys::getsockname(client.as_raw_fd()).map_err(errno)?.port();
+    let syn = setting.far.next(|s| s.syn && s.source_port == port)?;
     expect("before the answer", peer(&client)?, Peer::Unknown)?;
-    setting.far.answer_with_the_same_options(&syn)?;
+    setting.far.answer(&syn, &options(&syn))?;
     let mut polled = [libc::pollfd { fd: client.as_raw_fd(), events: libc::POLLOUT, revents: 0 }];
     expect("connected", sys::poll(&mut polled, 10_000).map_err(errno)?, 1)?;
     expect("error of connect", sys::socket_error(client.as_raw_fd()), 0)?;
-    expect("what the client sees", peer(&client)?, Peer::Echoes)
+    peer(&client)
 }
 
 fn refused(setting: &Setting) -> Outcome {

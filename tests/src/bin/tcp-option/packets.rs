@@ -17,7 +17,8 @@ pub struct Segment {
     pub sequence: u32,
     /// Kind and value of each option, without those that pad.
     pub options: Vec<(u8, Vec<u8>)>,
-    raw_options: Vec<u8>,
+    /// All of them, as they are in the header.
+    pub raw_options: Vec<u8>,
     source: [u8; 4],
     destination: [u8; 4],
     mac_source: [u8; 6],
@@ -83,14 +84,14 @@ impl Interface {
         }
     }
 
-    /// Answers an IPv4 SYN with a SYN-ACK that has the very options of the SYN.
-    pub fn answer_with_the_same_options(&self, syn: &Segment) -> Result<(), String> {
+    /// Answers an IPv4 SYN with a SYN-ACK that has these options.
+    pub fn answer(&self, syn: &Segment, options: &[u8]) -> Result<(), String> {
         let packet = PacketBuilder::ethernet2(syn.mac_destination, syn.mac_source)
             .ipv4(syn.destination, syn.source, 64)
             .tcp(syn.destination_port, syn.source_port, 1000, 65535)
             .syn()
             .ack(syn.sequence.wrapping_add(1))
-            .options_raw(&syn.raw_options)
+            .options_raw(options)
             .map_err(|e| e.to_string())?;
         let mut frame = Vec::new();
         packet.write(&mut frame, &[]).map_err(|e| e.to_string())?;
