@@ -10,6 +10,8 @@ TESTS="
 preload      yes  one  120  preload.sh
 kernel-smcr  yes  two  150  kernel-smcr.sh
 tcp-option   yes  one  150  tcp-option.sh
+two-hosts    yes  two  150  two-hosts.sh
+behaviour    no   one  900  behaviour.sh sending
 "
 
 known=$(awk 'NF { print $1 }' <<<"$TESTS")

@@ -33,7 +33,7 @@ fn compile(object: &Path) -> Result<(), String> {
         .args(["-c", "bpf/tcp_option.bpf.c", "-o"])
         .arg(object)
         .output()
-        .map_err(|e| format!("{clang}: {e}"))?;
+        .map_err(|e| format!("cannot run {clang}: {e}"))?;
     if output.status.success() {
         return Ok(());
     }

@@ -53,6 +53,9 @@ cleanup() {
     for pid in "${vm[@]}"; do
         wait "$pid" 2>/dev/null
     done
+    if [[ -n $logs ]]; then
+        mkdir -p "$logs" && cp "$work"/console.* "$work"/shared/*.[abo]* "$logs" 2>/dev/null
+    fi
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -128,7 +131,4 @@ for role in "${roles[@]}"; do
         grep -vE '^\[    0\.0+\]' "$work/console.$role" | cut -c 1-500 | tail -n 40
     fi
 done
-if [[ -n $logs ]]; then
-    mkdir -p "$logs" && cp "$work"/console.* "$work"/shared/*.[abo]* "$logs" 2>/dev/null
-fi
 exit "$result"
