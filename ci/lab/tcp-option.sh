@@ -31,6 +31,17 @@ for mode in '' cookies kernel; do
     timeout 60 "$LAB_BIN/tcp-option" $mode || failed=1
 done
 ((failed == 0)) || fail "on the wire"
+
+# A second copy, for a cgroup further in, does not get into the way of the first.
+mkdir "$cgroups/inner" || fail "mkdir $cgroups/inner"
+"$smcctl" tcp-option on --cgroup "$cgroups/inner" --pins /sys/fs/bpf/inner || fail "on for a second cgroup"
+(
+    echo "$BASHPID" >"$cgroups/inner/cgroup.procs"
+    timeout 60 "$LAB_BIN/tcp-option"
+) || fail "on the wire, with two copies"
+"$smcctl" tcp-option off --pins /sys/fs/bpf/inner || fail "off --pins"
+rmdir "$cgroups/inner" || fail "rmdir"
+
 "$smcctl" tcp-option off || fail "off"
 status 3 off
 nobody "$smcctl" tcp-option status && fail "still available after off"

@@ -247,6 +247,9 @@ int smc_setsockopt(struct bpf_sockopt *ctx)
 
 	if (ctx->level != SMC_OPTION_LEVEL)
 		return not_ours(ctx);
+	/* Done by another copy of this program, attached to a cgroup further in: its notes are the ones that count. */
+	if (ctx->optlen == -1)
+		return 1;
 	if (ctx->optname != SMC_OPTION_WANTED || ctx->optlen != sizeof(*value) ||
 	    (void *)(value + 1) > ctx->optval_end || !is_tcp(ctx->sk) || ctx->sk->state != TCP_CLOSE)
 		return 0;
@@ -268,6 +271,9 @@ int smc_getsockopt(struct bpf_sockopt *ctx)
 
 	if (ctx->level != SMC_OPTION_LEVEL)
 		return not_ours(ctx);
+	/* Answered by another copy; the kernel itself knows no such option. */
+	if (ctx->retval == 0)
+		return 1;
 	if ((void *)(value + 1) > ctx->optval_end || !is_tcp(ctx->sk))
 		return 0;
 	wish = bpf_sk_storage_get(&smc_wishes, ctx->sk, 0, 0);
