@@ -22,6 +22,16 @@ setpriv                              util-linux
 ps                                   procps
 /usr/bin/python3                     python3
 module:test.test_socket              libpython3.11-testsuite
+clang                                clang
+/usr/include/bpf/bpf_helpers.h       libbpf-dev
+qemu-system-x86_64                   qemu-system-x86
+depmod                               kmod
+busybox                              busybox-static
+file                                 file
+module:pip                           python3-pip
+rdma                                 iproute2
+ibv_devinfo                          ibverbs-utils
+/etc/libibverbs.d/rxe.driver         ibverbs-providers
 "
 BENCH_NEEDS="
 nginx                                nginx-light

@@ -26,6 +26,7 @@ programs-core 300 bash ci/programs-core.sh
 cpython       900 bash ci/cpython.sh
 demo          300 bash ci/demo.sh
 bench-smoke   300 bash ci/bench-smoke.sh
+lab           900 bash ci/lab.sh
 "
 
 target=${CARGO_TARGET_DIR:-$PWD/target}

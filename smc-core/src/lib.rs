@@ -4,6 +4,7 @@
 #[macro_use]
 pub mod sys;
 
+pub mod capability;
 pub mod config;
 pub mod conn;
 pub mod epoll;

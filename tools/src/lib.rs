@@ -1,6 +1,8 @@
 //! What the command-line tools have in common.
 
 pub mod explain;
+pub mod kernel;
 pub mod reasons;
 pub mod settings;
 pub mod table;
+pub mod tcp_option;

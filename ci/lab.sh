@@ -1,0 +1,52 @@
+#!/bin/bash
+# Tests in virtual machines that have what this host may lack: RDMA (soft-RoCE) and a kernel with AF_SMC. See ci/lab/run.sh.
+# Usage: ci/lab.sh [all | NAME...]      without a name: those that ci/test.sh runs
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+target=${CARGO_TARGET_DIR:-$PWD/target}
+
+# name, in ci/test.sh or not, machines, seconds allowed, script in ci/lab/ with its arguments.
+TESTS="
+preload      yes  one  120  preload.sh
+kernel-smcr  yes  two  150  kernel-smcr.sh
+tcp-option   yes  one  150  tcp-option.sh
+two-hosts    yes  two  150  two-hosts.sh
+behaviour    no   one  900  behaviour.sh sending
+"
+
+known=$(awk 'NF { print $1 }' <<<"$TESTS")
+for name in "$@"; do
+    if [[ $name != all ]] && ! grep -qx -- "$name" <<<"$known"; then
+        echo "lab: no test $name; there are: all ${known//$'\n'/ }" >&2
+        exit 2
+    fi
+done
+
+echo "lab: building"
+cargo build --release --locked --quiet --workspace </dev/null || exit 1
+# Not within the time of the first test.
+bash ci/lab/fetch.sh >/dev/null || exit 1
+
+passed=0 failed=0
+while read -r name usual machines limit script arguments; do
+    [[ -n $name ]] || continue
+    if (($# == 0)); then
+        [[ $usual == yes ]] || continue
+    else
+        [[ " $* " == *" all "* || " $* " == *" $name "* ]] || continue
+    fi
+    options=(--timeout "$limit" --logs "$target/lab-logs/$name")
+    [[ $machines == one ]] || options+=(--two)
+    read -r -a arguments <<<"$arguments"
+    started=$SECONDS
+    if ci/lab/run.sh "${options[@]}" "ci/lab/$script" "${arguments[@]}" >"$target/lab-$name.log" 2>&1; then
+        passed=$((passed + 1)) result=ok
+    else
+        failed=$((failed + 1)) result=FAILED
+    fi
+    printf 'lab: %-14s %4ss  %s\n' "$name" $((SECONDS - started)) "$result"
+    [[ $result == ok ]] || cat "$target/lab-$name.log"
+done <<<"$TESTS"
+
+echo "lab: $passed passed, $failed failed"
+((failed == 0))
