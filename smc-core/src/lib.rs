@@ -11,6 +11,7 @@ pub mod host;
 pub mod link;
 pub mod listener;
 pub mod lock;
+pub mod options;
 pub mod process;
 pub mod reason;
 pub mod registry;

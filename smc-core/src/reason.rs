@@ -262,6 +262,8 @@ details! {
         "the program set TCP MD5 or TCP-AO keys", "";
     Repair = 86, OptUnsupp,
         "the program put the socket into repair mode", "";
+    IpsecPolicy = 87, Ipsec,
+        "the program set an IPsec policy for the socket", "";
     // The peer.
     PeerReturned = 100, PeerDecl,
         "the peer moved the stream back to TCP", "look up the peer's code";

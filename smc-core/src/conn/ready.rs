@@ -35,19 +35,25 @@ impl Conn {
         if view.peers().recalls() || end.tx.owes.load(Ordering::Relaxed) != 0 {
             self.serve_recall(self.listed_fd());
         }
-        let epoch = end.rx.epoch.load(Ordering::Relaxed);
-        let seen = view.rx().view(end.rx.head.load(Ordering::Relaxed), epoch, view.rx_size());
-        let readable = match seen {
-            Ok(v) if epoch & 1 == 1 => match v.next {
-                // Up to the announced switch only.
-                Some(next) => v.bytes > 0 && next != end.rx.head.load(Ordering::Relaxed),
-                None => v.bytes > 0,
-            },
-            Ok(v) => v.bytes > 0 && v.next == Some(end.rx.tcp.load(Ordering::Relaxed)),
-            Err(_) => true,
-        };
+        let readable = self.ring_readable() || (self.rx_withheld() == Some(0) && self.ring_readable());
         let tx_on_ring = end.tx.epoch.load(Ordering::Relaxed) & 1 == 1;
         RingState { readable, tx_on_ring, writable: tx_on_ring && self.tx_writable(self.generation()) }
+    }
+
+    #[inline]
+    fn ring_readable(&self) -> bool {
+        let view = self.view();
+        let rx = &self.end().rx;
+        let epoch = rx.epoch.load(Ordering::Relaxed);
+        let head = rx.head.load(Ordering::Relaxed);
+        let Ok(seen) = view.rx().view(head, epoch, view.rx_size()) else { return true };
+        let readable = if epoch & 1 == 1 {
+            // Up to the announced switch only.
+            seen.bytes > 0 && seen.next != Some(head)
+        } else {
+            seen.bytes > 0 && seen.next == Some(rx.tcp.load(Ordering::Relaxed))
+        };
+        readable && (self.low_water() <= 1 || self.reaches_low_water(seen.bytes, seen.next.is_some()))
     }
 
     /// What to ask the kernel about the TCP socket when the program asks for `wanted`.
@@ -77,6 +83,10 @@ impl Conn {
         // As on TCP, the sender's end is told together with the bytes before it, which are visible by now.
         let mut out = kernel & (libc::POLLHUP | libc::POLLERR) | kernel & wanted & libc::POLLRDHUP;
         if kernel & ENDS != 0 {
+            if self.has_saved_error() {
+                // Taken from the kernel, not yet told.
+                out |= libc::POLLERR;
+            }
             if self.ring_state().readable {
                 out |= wanted & IN;
             }
