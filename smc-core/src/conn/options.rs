@@ -93,15 +93,6 @@ impl Conn {
         held
     }
 
-    /// The same for a blocking read, which must see less than the low-water mark: a read of few bytes waits for those only.
-    pub(super) fn rx_read_limit(&self) -> Option<u64> {
-        let on_tcp = self.end().rx.epoch.load(Ordering::Relaxed) & 1 == 0;
-        if self.low_water() > 1 && (on_tcp || self.rx_is_mixed()) {
-            return Some(LOOK_NS);
-        }
-        self.rx_withheld()
-    }
-
     /// Whether bytes of the ring are to be read before the kernel's next.
     pub fn ring_is_ahead(&self) -> bool {
         let rx = &self.end().rx;
@@ -197,6 +188,16 @@ impl Conn {
         tx.held_until.store(until, Ordering::Relaxed);
         tx.cork.fetch_or(HOLDS, Ordering::Relaxed);
         dir.hold(tail, until)
+    }
+
+    /// Bytes held back.
+    pub(super) fn tx_withheld(&self) -> u64 {
+        let tx = &self.end().tx;
+        let holds = tx.cork.load(Ordering::Relaxed) & HOLDS != 0;
+        if !holds || remaining_ms(tx.held_until.load(Ordering::Relaxed), now_ms()) == 0 {
+            return 0;
+        }
+        tx.tail.load(Ordering::Relaxed).saturating_sub(tx.held_from.load(Ordering::Relaxed))
     }
 
     /// Bytes that the peer holds back: nanoseconds until they may be taken; 0: they are there now. `None`: it holds back

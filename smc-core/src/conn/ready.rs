@@ -197,12 +197,10 @@ impl Conn {
         }
     }
 
-    /// Bytes sent that the peer has not taken yet (SIOCOUTQ), given what the kernel's queue holds.
+    /// Bytes sent that have not reached the peer (SIOCOUTQ), given what the kernel's queue holds. The ring is the peer's receive
+    /// buffer: what lies there has reached it, unless it is held back.
     pub fn unsent_bytes(&self, kernel: u64) -> u64 {
-        let view = self.view();
-        let tail = self.end().tx.tail.load(Ordering::Relaxed);
-        let in_ring = view.tx().space(tail, view.tx_size()).map_or(0, |space| view.tx_size() - space);
-        kernel + in_ring
+        kernel + self.tx_withheld()
     }
 
     /// Bytes ever produced for this end, as far as they are visible in the ring (edge-triggered EPOLLIN).

@@ -124,7 +124,7 @@ impl Conn {
             self.rx_wait_begins();
             self.view().rx().want_data();
             asked();
-            let limit = self.rx_read_limit();
+            let limit = self.rx_limit();
             if (!busy && (self.rx_news(generation) || limit == Some(0)))
                 || (!recalled && self.view().peers().recalls())
             {

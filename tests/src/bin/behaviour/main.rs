@@ -12,6 +12,7 @@ mod descriptors;
 mod endings;
 mod epoll;
 mod interruption;
+mod options;
 mod processes;
 mod readiness;
 mod receiving;
@@ -95,6 +96,7 @@ fn all_tests() -> impl Iterator<Item = &'static Test> {
         readiness::TESTS,
         epoll::TESTS,
         interruption::TESTS,
+        options::TESTS,
         descriptors::TESTS,
         processes::TESTS,
     ];
