@@ -62,12 +62,18 @@ impl Conn {
         self.end().rx.lowat.load(Ordering::Relaxed) as u64
     }
 
-    /// Whether the `bytes` in the ring, of which the sender has announced the end (`ends`) or not, make the connection
-    /// readable. Only with a mark above 1.
+    /// Whether bytes in the ring, alone or together with some on TCP, reach the low-water mark. What TCP has alone, the
+    /// kernel tells.
     #[cold]
-    pub(super) fn reaches_low_water(&self, bytes: u64, ends: bool) -> bool {
-        let mark = self.low_water();
-        bytes >= mark || (bytes > 0 && ends && self.readable_now(self.listed_fd()) >= mark)
+    pub(super) fn ring_reaches_low_water(&self) -> bool {
+        let rx = &self.end().rx;
+        let view = self.view();
+        let epoch = rx.epoch.load(Ordering::Relaxed);
+        match view.rx().view(rx.head.load(Ordering::Relaxed), epoch, view.rx_size()) {
+            Ok(seen) if seen.next.is_some() => self.readable_now(self.listed_fd()) >= self.low_water(),
+            Ok(seen) => epoch & 1 == 1 && seen.bytes >= self.low_water(),
+            Err(_) => true,
+        }
     }
 
     /// Bytes that a read could get now, from both media.

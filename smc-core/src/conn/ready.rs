@@ -42,18 +42,19 @@ impl Conn {
 
     #[inline]
     fn ring_readable(&self) -> bool {
+        if self.low_water() > 1 {
+            return self.ring_reaches_low_water();
+        }
         let view = self.view();
         let rx = &self.end().rx;
         let epoch = rx.epoch.load(Ordering::Relaxed);
         let head = rx.head.load(Ordering::Relaxed);
-        let Ok(seen) = view.rx().view(head, epoch, view.rx_size()) else { return true };
-        let readable = if epoch & 1 == 1 {
+        match view.rx().view(head, epoch, view.rx_size()) {
             // Up to the announced switch only.
-            seen.bytes > 0 && seen.next != Some(head)
-        } else {
-            seen.bytes > 0 && seen.next == Some(rx.tcp.load(Ordering::Relaxed))
-        };
-        readable && (self.low_water() <= 1 || self.reaches_low_water(seen.bytes, seen.next.is_some()))
+            Ok(seen) if epoch & 1 == 1 => seen.bytes > 0 && seen.next != Some(head),
+            Ok(seen) => seen.bytes > 0 && seen.next == Some(rx.tcp.load(Ordering::Relaxed)),
+            Err(_) => true,
+        }
     }
 
     /// What to ask the kernel about the TCP socket when the program asks for `wanted`.
