@@ -516,6 +516,18 @@ pub fn getsockopt_int(fd: RawFd, level: c_int, name: c_int) -> Result<c_int, Err
     Ok(value)
 }
 
+/// Sets an option to these bytes.
+pub fn setsockopt_bytes(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Result<(), Errno> {
+    status(c!(setsockopt(fd, level, name, value.as_ptr().cast(), value.len() as _))).map(drop)
+}
+
+/// Reads an option into `value`; how many bytes it has.
+pub fn getsockopt_bytes(fd: RawFd, level: c_int, name: c_int, value: &mut [u8]) -> Count {
+    let mut len = value.len() as libc::socklen_t;
+    status(c!(getsockopt(fd, level, name, value.as_mut_ptr().cast(), &mut len)))?;
+    Ok(len as usize)
+}
+
 /// Attaches a socket filter that keeps nothing of what arrives.
 pub fn drop_all_segments(fd: RawFd) -> Result<(), Errno> {
     // BPF_RET | BPF_K with 0: keep no byte.

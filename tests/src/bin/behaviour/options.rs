@@ -42,6 +42,7 @@ crate::tests! {
     alone a_connection_opened_with_fast_open_carries_its_bytes stays;
     fresh zerocopy_completions_arrive stays;
     warm zerocopy_set_on_a_busy_connection_is_served;
+    warm zerocopy_receive_sends_the_program_to_recv;
     warm a_peek_offset_set_on_a_busy_connection_is_served;
 }
 
@@ -639,6 +640,24 @@ fn zerocopy_set_on_a_busy_connection_is_served(pair: &mut Pair) {
     set(pair.near.fd, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1);
     pair.exchange();
     zerocopy_send(pair);
+}
+
+fn zerocopy_receive_sends_the_program_to_recv(pair: &mut Pair) {
+    const TCP_ZEROCOPY_RECEIVE: i32 = 35;
+    let fd = pair.near.fd;
+    let hint = || {
+        // address, length, recv_skip_hint, inq and more (struct tcp_zerocopy_receive); no memory is given to map.
+        let mut value = [0u8; 64];
+        assert_eq!(sys::getsockopt_bytes(fd, libc::IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE, &mut value), Ok(64));
+        assert_eq!(value[8..12], [0; 4], "nothing is mapped");
+        u32::from_ne_bytes([value[12], value[13], value[14], value[15]])
+    };
+    assert_eq!(hint(), 0);
+    arrived(pair, 100);
+    assert_eq!(hint(), 100);
+    pair.near.recv(100);
+    assert_eq!(hint(), 0);
+    pair.exchange();
 }
 
 fn a_peek_offset_set_on_a_busy_connection_is_served(pair: &mut Pair) {
