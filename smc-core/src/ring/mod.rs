@@ -120,7 +120,7 @@ impl Direction {
     /// take them itself. True as for [`Direction::publish_tail`]: a consumer that sleeps must hear of the time.
     #[must_use]
     pub fn hold(&self, tail: u64, until: u32) -> bool {
-        self.hold.held.store(tail, Ordering::Relaxed);
+        self.hold.held.store(tail, Ordering::Release);
         self.producer.held_until.store(until, Ordering::Release);
         fence(Ordering::SeqCst);
         take(&self.sleep.data_wanted)
