@@ -11,24 +11,52 @@ use crate::{errno, guard, real};
 use libc::{c_int, c_void, socklen_t};
 use smc_core::conn::{Conn, Way};
 use smc_core::listener;
-use smc_core::options::{self, After, Before, Class, Row};
+use smc_core::options::{self, After, Before, Class, Row, When};
 use smc_core::reason::Detail;
 use smc_core::sys::{diag, fd as descriptor, sock, Errno};
 
 /// The longest option value that is looked at: `struct tcp_md5sig` needs 132 bytes.
 const LONGEST: usize = 256;
 
-/// The bytes of an option's value. Looked at only after TCP has read them, or where it would read them as well.
-unsafe fn bytes<'a>(value: *const c_void, len: socklen_t) -> &'a [u8] {
-    if value.is_null() {
-        return &[];
-    }
-    unsafe { core::slice::from_raw_parts(value.cast(), (len as usize).min(LONGEST)) }
-}
-
 fn fail(error: c_int) -> c_int {
     errno::set(error);
     -1
+}
+
+/// A call, as the program made it.
+#[derive(Clone, Copy)]
+struct Call {
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *const c_void,
+    len: socklen_t,
+}
+
+impl Call {
+    #[inline(always)]
+    unsafe fn pass(self) -> c_int {
+        unsafe { real::setsockopt(self.fd, self.level, self.name, self.value, self.len) }
+    }
+}
+
+extern "C" fn row_of(level: c_int, name: c_int) -> &'static Row {
+    options::find(level, name)
+}
+
+/// See [`Row::on_listener`]; 0 where it does not fail.
+extern "C" fn error_on_listener(row: &'static Row) -> c_int {
+    row.on_listener().err().unwrap_or(0)
+}
+
+/// See [`When::applies`]. The value is looked at only if TCP has read it (`accepted`), or would read it as well.
+unsafe extern "C" fn applies(when: When, call: &Call, accepted: bool) -> bool {
+    let len = if accepted && !call.value.is_null() { (call.len as usize).min(LONGEST) } else { 0 };
+    let value = match len {
+        0 => &[],
+        len => unsafe { core::slice::from_raw_parts(call.value.cast::<u8>(), len) },
+    };
+    when.applies(value, accepted)
 }
 
 pub unsafe extern "C" fn setsockopt(
@@ -39,43 +67,34 @@ pub unsafe extern "C" fn setsockopt(
     value: *const c_void,
     len: socklen_t,
 ) -> c_int {
-    let row = options::find(level, name);
-    let pass = || unsafe { real::setsockopt(fd, level, name, value, len) };
+    let row = row_of(level, name);
+    let call = Call { fd, level, name, value, len };
     match (entry, row.class) {
-        (Entry::Conn(conn), Class::N) => unsafe { set_on_connection(conn, fd, row, value, len, pass) },
+        (Entry::Conn(conn), Class::N) => unsafe { set_on_connection(conn, row, call) },
         (Entry::Conn(conn), _) => {
-            let ret = pass();
+            let ret = unsafe { call.pass() };
             if ret == 0 && row.after == After::Apply {
                 applied(conn, fd, level, name);
             }
             ret
         }
-        (Entry::Listener(_), Class::N) => match row.on_listener() {
-            Err(error) => fail(error),
-            Ok(before) => unsafe { set_on_socket(fd, row, before, value, len, pass) },
+        (Entry::Listener(_), Class::N) => match error_on_listener(row) {
+            0 => unsafe { set_on_socket(row, call) },
+            error => fail(error),
         },
-        (_, Class::N) => unsafe { set_on_socket(fd, row, row.before, value, len, pass) },
-        _ => pass(),
+        (_, Class::N) => unsafe { set_on_socket(row, call) },
+        _ => unsafe { call.pass() },
     }
 }
 
 /// An N option of a socket that is not connected.
-unsafe fn set_on_socket(
-    fd: c_int,
-    row: &Row,
-    before: Before,
-    value: *const c_void,
-    len: socklen_t,
-    pass: impl Fn() -> c_int,
-) -> c_int {
-    let ret = pass();
-    let (Before::StaysTcp(when), Some(detail)) = (before, row.detail) else { return ret };
-    let accepted = ret == 0;
-    // A value that TCP has not accepted may be no memory at all.
-    let value = if accepted { unsafe { bytes(value, len) } } else { &[] };
-    if when.applies(value, accepted) {
+unsafe extern "C" fn set_on_socket(row: &'static Row, call: Call) -> c_int {
+    let ret = unsafe { call.pass() };
+    if let (Before::StaysTcp(when), Some(detail)) = (row.before, row.detail) {
         let saved = errno::get();
-        stays_on_tcp(fd, detail);
+        if unsafe { applies(when, &call, ret == 0) } {
+            stays_on_tcp(call.fd, detail);
+        }
         errno::set(saved);
     }
     ret
@@ -104,53 +123,38 @@ extern "C" fn stays_on_tcp(fd: c_int, detail: Detail) {
 }
 
 /// An N option of a connection.
-unsafe fn set_on_connection(
-    conn: &'static Conn,
-    fd: c_int,
-    row: &Row,
-    value: *const c_void,
-    len: socklen_t,
-    pass: impl Fn() -> c_int,
-) -> c_int {
-    let Some(detail) = row.detail else { return pass() };
+unsafe extern "C" fn set_on_connection(conn: &'static Conn, row: &'static Row, call: Call) -> c_int {
+    let Some(detail) = row.detail else { return unsafe { call.pass() } };
     let generation = conn.generation();
     // It must not move while TCP takes the option.
     conn.hold();
     let ret = match conn.is_attached() {
-        true => unsafe { set_on_moved(conn, fd, row, detail, value, len, pass) },
-        false => unsafe { set_on_native(conn, fd, row, detail, value, len, pass) },
+        true => unsafe { set_on_moved(conn, row, detail, call) },
+        false => unsafe { set_on_native(conn, row, detail, call) },
     };
-    let saved = errno::get();
     conn.release(generation);
-    errno::set(saved);
     ret
 }
 
-unsafe fn set_on_native(
+unsafe extern "C" fn set_on_native(
     conn: &'static Conn,
-    fd: c_int,
-    row: &Row,
+    row: &'static Row,
     detail: Detail,
-    value: *const c_void,
-    len: socklen_t,
-    pass: impl Fn() -> c_int,
+    call: Call,
 ) -> c_int {
     let may_move = !conn.is_pinned();
-    if let (Err(error), true) = (row.on_listener(), may_move) {
-        if is_connected_here(conn, fd) {
-            return fail(error);
-        }
+    let error = error_on_listener(row);
+    if error != 0 && may_move && is_connected_here(conn, call.fd) {
+        return fail(error);
     }
-    let ret = pass();
-    let saved = errno::get();
+    let ret = unsafe { call.pass() };
     if let (Before::StaysTcp(when), true) = (row.before, may_move) {
-        let accepted = ret == 0;
-        let value = if accepted { unsafe { bytes(value, len) } } else { &[] };
-        if when.applies(value, accepted) {
+        let saved = errno::get();
+        if unsafe { applies(when, &call, ret == 0) } {
             pin(conn, detail);
         }
+        errno::set(saved);
     }
-    errno::set(saved);
     ret
 }
 
@@ -169,32 +173,26 @@ extern "C" fn is_connected_here(conn: &'static Conn, fd: c_int) -> bool {
     })
 }
 
-unsafe fn set_on_moved(
+unsafe extern "C" fn set_on_moved(
     conn: &'static Conn,
-    fd: c_int,
-    row: &Row,
+    row: &'static Row,
     detail: Detail,
-    value: *const c_void,
-    len: socklen_t,
-    pass: impl Fn() -> c_int,
+    call: Call,
 ) -> c_int {
-    match row.after {
-        After::Fails(error) => fail(error),
-        After::Returns(when) if when.applies(unsafe { bytes(value, len) }, true) => {
-            match unsafe { back_to_tcp(conn, fd, detail) } {
-                true => pass(),
-                false => fail(libc::EOPNOTSUPP),
-            }
-        }
-        After::TcpDecides => {
-            let ret = pass();
-            if ret == 0 {
-                pin(conn, detail);
-            }
-            ret
-        }
-        _ => pass(),
+    if let After::Fails(error) = row.after {
+        return fail(error);
     }
+    if let After::Returns(when) = row.after {
+        let returned = unsafe { !applies(when, &call, true) || back_to_tcp(conn, call.fd, detail) };
+        if !returned {
+            return fail(libc::EOPNOTSUPP);
+        }
+    }
+    let ret = unsafe { call.pass() };
+    if ret == 0 && row.after == After::TcpDecides {
+        pin(conn, detail);
+    }
+    ret
 }
 
 /// TCP has accepted an option that the engine acts on as well.
