@@ -21,6 +21,7 @@ reasons       300 bash ci/reasons.sh
 policy        300 bash ci/policy.sh
 killing       600 bash ci/killing.sh
 behaviour     900 bash ci/behaviour.sh
+options       300 bash ci/options.sh
 torture       900 bash ci/torture.sh
 programs-core 300 bash ci/programs-core.sh
 cpython       900 bash ci/cpython.sh

@@ -11,6 +11,7 @@ use core::ffi::c_int;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use smc_core::conn::Conn;
 use smc_core::epoll::EpollSet;
+use smc_core::reason::Detail;
 
 /// Descriptor numbers from here on are never managed.
 pub const LIMIT: usize = PAGES * PAGE;
@@ -27,10 +28,11 @@ static ROOT: [AtomicPtr<Page>; PAGES] = [const { AtomicPtr::new(core::ptr::null_
 pub enum Entry {
     /// Nothing the shim cares about, or nothing it has seen.
     None,
-    /// An AF_INET or AF_INET6 stream socket, neither connected nor listening as far as we have seen.
-    Tcp,
-    /// A listening TCP socket.
-    Listener,
+    /// An AF_INET or AF_INET6 stream socket, neither connected nor listening as far as we have seen. With a detail: its
+    /// connection will stay on TCP, for that reason.
+    Tcp(Option<Detail>),
+    /// A listening TCP socket. With a detail: what it accepts stays on TCP.
+    Listener(Option<Detail>),
     /// Looked at and found to be something else.
     NotTcp,
     /// One of the shim's own, which the program does not own and must not reach.
@@ -41,8 +43,9 @@ pub enum Entry {
     Epoll(&'static EpollSet),
 }
 
-// An entry is one word: a 64-byte aligned address, or zero, with the kind in the low bits.
+// An entry is one word: a 64-byte aligned address, or the number of a detail (0 for none), with the kind in the low bits.
 const KIND_BITS: usize = 63;
+const DETAIL_SHIFT: u32 = 16;
 const NONE: usize = 0;
 const TCP: usize = 1;
 const LISTENER: usize = 2;
@@ -59,8 +62,8 @@ impl Entry {
     fn encode(self) -> usize {
         match self {
             Entry::None => NONE,
-            Entry::Tcp => TCP,
-            Entry::Listener => LISTENER,
+            Entry::Tcp(detail) => encode_detail(detail) | TCP,
+            Entry::Listener(detail) => encode_detail(detail) | LISTENER,
             Entry::NotTcp => NOT_TCP,
             Entry::Internal => INTERNAL,
             Entry::Conn(conn) => conn as *const Conn as usize | CONN,
@@ -72,8 +75,8 @@ impl Entry {
     fn decode(word: usize) -> Entry {
         let address = word & !KIND_BITS;
         match word & KIND_BITS {
-            TCP => Entry::Tcp,
-            LISTENER => Entry::Listener,
+            TCP => Entry::Tcp(decode_detail(word)),
+            LISTENER => Entry::Listener(decode_detail(word)),
             NOT_TCP => Entry::NotTcp,
             INTERNAL => Entry::Internal,
             // SAFETY: only `encode` makes words of this kind, from a `'static` reference.
@@ -94,6 +97,16 @@ impl Entry {
     pub fn same(self, other: Entry) -> bool {
         self.encode() == other.encode()
     }
+}
+
+#[inline(always)]
+fn encode_detail(detail: Option<Detail>) -> usize {
+    detail.map_or(0, |detail| (detail as usize) << DETAIL_SHIFT)
+}
+
+#[inline(always)]
+fn decode_detail(word: usize) -> Option<Detail> {
+    Detail::from_code((word >> DETAIL_SHIFT) as u16).filter(|detail| *detail != Detail::Unspecified)
 }
 
 /// The slot of `fd`, if its page exists.
@@ -231,8 +244,10 @@ mod tests {
     #[test]
     fn every_kind_comes_back_as_it_went_in() {
         let kinds = [
-            Entry::Tcp,
-            Entry::Listener,
+            Entry::Tcp(None),
+            Entry::Tcp(Some(Detail::FastOpen)),
+            Entry::Listener(None),
+            Entry::Listener(Some(Detail::IpsecPolicy)),
             Entry::NotTcp,
             Entry::Internal,
             Entry::Conn(conn()),
@@ -250,14 +265,14 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_never_managed() {
         for fd in [-1, c_int::MIN, LIMIT as c_int, c_int::MAX] {
-            assert!(!set(fd, Entry::Tcp));
+            assert!(!set(fd, Entry::Tcp(None)));
             assert!(get(fd).is_none());
             assert!(take(fd).is_none());
-            assert!(!replace_if(fd, Entry::None, Entry::Tcp));
+            assert!(!replace_if(fd, Entry::None, Entry::Tcp(None)));
         }
         let last = LIMIT as c_int - 1;
-        assert!(set(last, Entry::Tcp));
-        assert!(get(last).same(Entry::Tcp));
+        assert!(set(last, Entry::Tcp(None)));
+        assert!(get(last).same(Entry::Tcp(None)));
         assert!(get(last - 1).is_none());
     }
 
@@ -266,7 +281,7 @@ mod tests {
         let fd = (17 * PAGE) as c_int;
         assert!(set(fd, Entry::None));
         assert!(ROOT[17].load(Ordering::Relaxed).is_null());
-        assert!(set(fd, Entry::Tcp));
+        assert!(set(fd, Entry::Tcp(None)));
         assert!(!ROOT[17].load(Ordering::Relaxed).is_null());
     }
 
@@ -290,11 +305,11 @@ mod tests {
         let base = (33 * PAGE) as c_int;
         std::thread::scope(|scope| {
             for i in 0..8 {
-                scope.spawn(move || assert!(set(base + i, Entry::Listener)));
+                scope.spawn(move || assert!(set(base + i, Entry::Listener(None))));
             }
         });
         for i in 0..8 {
-            assert!(get(base + i).same(Entry::Listener));
+            assert!(get(base + i).same(Entry::Listener(None)));
         }
     }
 
@@ -302,9 +317,9 @@ mod tests {
     fn replace_if_compares_kind_and_object() {
         let fd = 3000;
         let (a, b) = (Entry::Conn(conn()), Entry::Conn(conn()));
-        assert!(replace_if(fd, Entry::None, Entry::Tcp));
-        assert!(!replace_if(fd, Entry::Listener, a));
-        assert!(replace_if(fd, Entry::Tcp, a));
+        assert!(replace_if(fd, Entry::None, Entry::Tcp(None)));
+        assert!(!replace_if(fd, Entry::Listener(None), a));
+        assert!(replace_if(fd, Entry::Tcp(None), a));
         assert!(!replace_if(fd, b, Entry::None));
         assert!(replace_if(fd, a, Entry::None));
         assert!(get(fd).is_none());
@@ -314,7 +329,7 @@ mod tests {
     fn iteration_stays_in_range_and_skips_missing_pages() {
         let base = 50 * PAGE as c_int;
         for fd in [base, base + 7, base + PAGE as c_int - 1, base + 3 * PAGE as c_int] {
-            set(fd, Entry::Tcp);
+            set(fd, Entry::Tcp(None));
         }
         let range = |first: c_int, last: c_int| {
             let mut seen = Vec::new();

@@ -12,6 +12,7 @@ pub mod host;
 pub mod link;
 pub mod listener;
 pub mod lock;
+pub mod options;
 pub mod policy;
 pub mod process;
 pub mod reason;

@@ -3,6 +3,7 @@
 use core::cell::UnsafeCell;
 
 use crate::lock::Lock;
+use crate::reason::{Detail, Why};
 use crate::registry::{Entry, Kind, REGISTRY};
 
 struct Listeners {
@@ -27,11 +28,23 @@ pub fn raw_lock() -> &'static Lock {
     &LISTENERS.lock
 }
 
-/// `fd` listens from now on.
-pub fn opened(fd: i32) {
+/// `fd` listens from now on. With a detail, what it accepts stays on TCP.
+pub fn opened(fd: i32, detail: Option<Detail>) {
     with_list(|list| {
         if list.iter().all(|(f, _)| *f != fd) {
             list.push((fd, REGISTRY.alloc(fd, Kind::Listener)));
+        }
+    });
+    if let Some(detail) = detail {
+        stays_on_tcp(fd, detail);
+    }
+}
+
+/// What `fd` accepts from now on stays on TCP: for the tools.
+pub fn stays_on_tcp(fd: i32, detail: Detail) {
+    with_list(|list| {
+        if let Some((_, entry)) = list.iter().find(|(f, _)| *f == fd) {
+            entry.set_why(Why::new(detail));
         }
     });
 }
@@ -50,7 +63,9 @@ pub fn after_fork_in_child() {
     LISTENERS.lock.reset();
     with_list(|list| {
         for (fd, entry) in list {
+            let why = entry.why();
             *entry = REGISTRY.alloc(*fd, Kind::Listener);
+            entry.set_why(why);
         }
     });
 }

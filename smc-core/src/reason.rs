@@ -282,6 +282,9 @@ details! {
     Repair = 86, OptUnsupp,
         "the program put the socket into repair mode",
         "nothing: it is being moved or examined";
+    IpsecPolicy = 87, Ipsec,
+        "the program set an IPsec policy for the socket",
+        "nothing: the policy works, on TCP";
     // The peer.
     PeerReturned = 100, PeerDecl,
         "the peer brought the stream back to TCP",

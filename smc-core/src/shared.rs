@@ -50,6 +50,12 @@ pub struct TxState {
     pub stalled: AtomicU32,
     /// Counts the times a writer was told that there is no space (edge-triggered EPOLLOUT).
     pub starved: AtomicU32,
+    /// Whether bytes are to be held back, and are; 0 unless the program uses TCP_CORK or MSG_MORE. TCP_CORK's bit is also
+    /// written without the lock. See `conn::options`.
+    pub cork: AtomicU32,
+    /// Where the bytes held back begin, and until when (milliseconds) they are.
+    pub held_from: AtomicU64,
+    pub held_until: AtomicU32,
 }
 
 /// The receiving direction of this end. Fields are written with `lock` held, unless they say otherwise.
@@ -62,6 +68,8 @@ pub struct RxState {
     pub head: AtomicU64,
     /// Bytes read from TCP since connect. Also added to without the lock while the connection is native.
     pub tcp: AtomicU64,
+    /// SO_RCVLOWAT, bytes; at most 1: none in force. Written without the lock.
+    pub lowat: AtomicU32,
 }
 
 /// See the module.
@@ -129,6 +137,9 @@ impl EndState {
             word.store(0, Ordering::Relaxed);
         }
         for word in [&self.tx.full_since, &self.tx.full_head, &self.tx.tick, &self.tx.debt] {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [&self.tx.cork, &self.tx.held_until, &self.rx.lowat] {
             word.store(0, Ordering::Relaxed);
         }
         self.rx.head.store(0, Ordering::Relaxed);

@@ -199,6 +199,12 @@ pub enum Order {
     LimitBuffer,
     /// Send without waiting until nothing more is taken.
     Fill,
+    /// One `send` of so many bytes with these flags.
+    SendWith(usize, i32),
+    /// Set an option of an int: level, name, value.
+    Set(i32, i32, i32),
+    /// Let the kernel drop every segment that arrives (a socket filter that keeps nothing).
+    Deaf,
 }
 
 impl Order {
@@ -216,6 +222,9 @@ impl Order {
             Order::Fill => (9, 0, 0),
             Order::DrainToEnd => (10, 0, 0),
             Order::LimitBuffer => (11, 0, 0),
+            Order::SendWith(n, flags) => (12, n, flags as usize),
+            Order::Set(level, name, value) => (13, (level as usize) << 32 | name as usize, value as usize),
+            Order::Deaf => (14, 0, 0),
         };
         let mut bytes = [0; 24];
         for (place, value) in bytes.chunks_mut(8).zip([code, a as u64, b as u64]) {
@@ -243,6 +252,9 @@ impl Order {
             9 => Order::Fill,
             10 => Order::DrainToEnd,
             11 => Order::LimitBuffer,
+            12 => Order::SendWith(value(1), value(2) as i32),
+            13 => Order::Set((value(1) >> 32) as i32, value(1) as i32, value(2) as i32),
+            14 => Order::Deaf,
             code => panic!("no order {code}"),
         }
     }
@@ -286,6 +298,9 @@ impl Order {
             Order::Wait(events) => wait_for(end.fd, events, -1).map(|events| events as usize),
             Order::LimitBuffer => done(sys::setsockopt(end.fd, libc::SOL_SOCKET, libc::SO_RCVBUF, LIMIT)),
             Order::Fill => Ok(end.fill()),
+            Order::SendWith(n, flags) => end.send_once(n, flags),
+            Order::Set(level, name, value) => done(sys::setsockopt(end.fd, level, name, value)),
+            Order::Deaf => done(sys::drop_all_segments(end.fd)),
         }
     }
 }

@@ -346,6 +346,15 @@ pub fn select(nfds: c_int, read: &mut FdSet, write: &mut FdSet, timeout_ms: c_in
     count(c!(select(nfds, &mut read.0, &mut write.0, ptr::null_mut(), timeout)) as isize)
 }
 
+/// Waits in `select` until `fd` has an exceptional condition: urgent data.
+pub fn select_exceptional(fd: RawFd) -> bool {
+    let mut except = FdSet::default();
+    except.insert(fd);
+    let none = ptr::null_mut();
+    count(c!(select(fd + 1, none, none, &mut except.0, ptr::null_mut())) as isize).expect("select");
+    except.contains(fd)
+}
+
 /// `pselect`; a negative timeout is none.
 pub fn pselect(
     nfds: c_int,
@@ -507,6 +516,26 @@ pub fn getsockopt_int(fd: RawFd, level: c_int, name: c_int) -> Result<c_int, Err
     Ok(value)
 }
 
+/// Sets an option to these bytes.
+pub fn setsockopt_bytes(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Result<(), Errno> {
+    status(c!(setsockopt(fd, level, name, value.as_ptr().cast(), value.len() as _))).map(drop)
+}
+
+/// Reads an option into `value`; how many bytes it has.
+pub fn getsockopt_bytes(fd: RawFd, level: c_int, name: c_int, value: &mut [u8]) -> Count {
+    let mut len = value.len() as libc::socklen_t;
+    status(c!(getsockopt(fd, level, name, value.as_mut_ptr().cast(), &mut len)))?;
+    Ok(len as usize)
+}
+
+/// Attaches a socket filter that keeps nothing of what arrives.
+pub fn drop_all_segments(fd: RawFd) -> Result<(), Errno> {
+    // BPF_RET | BPF_K with 0: keep no byte.
+    let mut nothing = libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &mut nothing };
+    setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
 /// SO_ERROR, which reading clears.
 pub fn socket_error(fd: RawFd) -> Errno {
     getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_ERROR).expect("SO_ERROR")
@@ -583,6 +612,12 @@ pub fn bind(fd: RawFd, address: &Address) -> Result<(), Errno> {
 
 pub fn connect(fd: RawFd, address: &Address) -> Result<(), Errno> {
     status(c!(connect(fd, (&address.storage as *const libc::sockaddr_storage).cast(), address.len))).map(drop)
+}
+
+/// `sendto` with an address.
+pub fn send_to(fd: RawFd, buf: &[u8], flags: c_int, address: &Address) -> Count {
+    let name = (&address.storage as *const libc::sockaddr_storage).cast();
+    count(c!(sendto(fd, buf.as_ptr().cast(), buf.len(), flags, name, address.len)))
 }
 
 fn empty_address() -> Address {

@@ -253,3 +253,24 @@ fn the_listing_is_sound_while_sockets_come_and_go() {
         stop.store(true, Ordering::Relaxed);
     });
 }
+
+#[test]
+fn the_options_are_shown_as_a_table_and_as_json() {
+    let dir = std::env::temp_dir();
+    let text = |args: &[&str]| {
+        let output = smcss(&dir, args);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let table = text(&["--options"]);
+    let json: serde_json::Value = serde_json::from_str(&text(&["--options", "--json"])).unwrap();
+    let rows = json["options"].as_array().unwrap();
+    assert_eq!(rows.len(), smc_core::options::all().count());
+    for (row, of_json) in smc_core::options::all().zip(rows) {
+        assert!(table.lines().any(|line| line.contains(row.name) && line.contains(row.why)), "{}", row.name);
+        assert_eq!(of_json["option"], row.name);
+        let code = if row.code() == 0 { String::new() } else { format!("0x{:08x}", row.code()) };
+        assert_eq!(of_json["code"], code);
+    }
+    assert!(!smcss(&dir, &["--options", "-a"]).status.success());
+}

@@ -32,7 +32,7 @@ pub unsafe extern "C" fn epoll_create1(flags: c_int) -> c_int {
 /// Sockets that are not connected yet count too: some programs register first and connect then.
 pub unsafe extern "C" fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
     match (entry(epfd), entry(fd)) {
-        (set @ Entry::Epoll(_), target) | (set, target @ (Entry::Conn(_) | Entry::Tcp)) => unsafe {
+        (set @ Entry::Epoll(_), target) | (set, target @ (Entry::Conn(_) | Entry::Tcp(_))) => unsafe {
             ops::epoll::ctl(epfd, set, op, fd, target, event)
         },
         _ => unsafe { real::epoll_ctl(epfd, op, fd, event) },

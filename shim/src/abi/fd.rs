@@ -104,7 +104,7 @@ pub unsafe extern "C" fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
 
 pub unsafe extern "C" fn ioctl(fd: c_int, request: usize, arg: usize) -> c_int {
     match entry(fd) {
-        entry @ (Entry::Conn(_) | Entry::Tcp | Entry::Listener) => unsafe {
+        entry @ (Entry::Conn(_) | Entry::Tcp(_) | Entry::Listener(_)) => unsafe {
             ops::fd::ioctl(fd, entry, request, arg)
         },
         _ => unsafe { real::ioctl(fd, request, arg) },

@@ -1,7 +1,7 @@
 //! Data.
 
 use super::{conn, entry, fresh, keeping_errno};
-use crate::{ops, real};
+use crate::{errno, ops, real};
 use libc::{
     c_int, c_long, c_uint, c_void, cmsghdr, iovec, mmsghdr, msghdr, off64_t, off_t, size_t, sockaddr,
     socklen_t, ssize_t, timespec,
@@ -140,10 +140,20 @@ pub unsafe extern "C" fn pwritev2(
     }
 }
 
+/// After a send on what is no connection of ours: with MSG_FASTOPEN it may have become one. Returns `n`.
+#[inline(always)]
+fn sent(fd: c_int, flags: c_int, n: ssize_t) -> ssize_t {
+    if flags & libc::MSG_FASTOPEN != 0 {
+        let error = if n < 0 { errno::get() } else { 0 };
+        keeping_errno(|| unsafe { ops::open::fast_opened(fd, entry(fd), n, error) });
+    }
+    n
+}
+
 pub unsafe extern "C" fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
     match conn(fd) {
         Some(conn) => unsafe { ops::stream::send(conn, fd, buf, len, flags) },
-        None => unsafe { real::send(fd, buf, len, flags) },
+        None => sent(fd, flags, unsafe { real::send(fd, buf, len, flags) }),
     }
 }
 
@@ -157,7 +167,7 @@ pub unsafe extern "C" fn sendto(
 ) -> ssize_t {
     match conn(fd) {
         Some(conn) => unsafe { ops::stream::sendto(conn, fd, buf, len, flags, addr, addr_len) },
-        None => unsafe { real::sendto(fd, buf, len, flags, addr, addr_len) },
+        None => sent(fd, flags, unsafe { real::sendto(fd, buf, len, flags, addr, addr_len) }),
     }
 }
 
@@ -167,7 +177,7 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) ->
     }
     unsafe {
         passing(msg);
-        real::sendmsg(fd, msg, flags)
+        sent(fd, flags, real::sendmsg(fd, msg, flags))
     }
 }
 
@@ -177,7 +187,7 @@ pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, count: c_uint, 
     }
     unsafe {
         passing_many(msgs, count);
-        real::sendmmsg(fd, msgs, count, flags)
+        sent(fd, flags, real::sendmmsg(fd, msgs, count, flags) as ssize_t) as c_int
     }
 }
 

@@ -52,7 +52,7 @@ pub unsafe extern "C" fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut sockl
 
 pub unsafe extern "C" fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
     let entry = entry(fd);
-    if !matches!(entry, Entry::Tcp | Entry::Listener | Entry::Conn(_)) {
+    if !matches!(entry, Entry::Tcp(_) | Entry::Listener(_) | Entry::Conn(_)) {
         return unsafe { real::connect(fd, addr, len) };
     }
     keeping_errno(|| unsafe { ops::open::connecting(fd, entry, addr, len) });
@@ -90,7 +90,7 @@ pub unsafe extern "C" fn getsockopt(
     len: *mut socklen_t,
 ) -> c_int {
     match entry(fd) {
-        entry @ (Entry::Conn(_) | Entry::Tcp | Entry::Listener) => unsafe {
+        entry @ (Entry::Conn(_) | Entry::Tcp(_) | Entry::Listener(_)) => unsafe {
             ops::options::getsockopt(fd, entry, level, name, value, len)
         },
         _ => unsafe { real::getsockopt(fd, level, name, value, len) },
@@ -105,7 +105,7 @@ pub unsafe extern "C" fn setsockopt(
     len: socklen_t,
 ) -> c_int {
     match entry(fd) {
-        entry @ (Entry::Conn(_) | Entry::Tcp | Entry::Listener) => unsafe {
+        entry @ (Entry::Conn(_) | Entry::Tcp(_) | Entry::Listener(_)) => unsafe {
             ops::options::setsockopt(fd, entry, level, name, value, len)
         },
         _ => unsafe { real::setsockopt(fd, level, name, value, len) },

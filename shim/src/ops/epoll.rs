@@ -30,9 +30,9 @@ pub unsafe extern "C" fn ctl(
 ) -> c_int {
     let conn = match target {
         Entry::Conn(conn) => conn,
-        Entry::Tcp if op == libc::EPOLL_CTL_ADD => {
+        Entry::Tcp(detail) if op == libc::EPOLL_CTL_ADD => {
             // It will be connected later; its registration must be known then.
-            super::open::follow(fd, true);
+            super::open::follow(fd, true, detail);
             match fd_table::get(fd) {
                 Entry::Conn(conn) => conn,
                 _ => return unsafe { real::epoll_ctl(epfd, op, fd, event) },

@@ -28,7 +28,7 @@ extern "C" fn release(fd: c_int, entry: Entry) {
             conn.close(fd);
         }),
         Entry::Epoll(set) => guard::protect((), || set.close(other_descriptor(entry))),
-        Entry::Listener => guard::protect((), || listener::closed(fd)),
+        Entry::Listener(_) => guard::protect((), || listener::closed(fd)),
         _ => {}
     }
 }
@@ -138,6 +138,10 @@ pub unsafe extern "C" fn ioctl(fd: c_int, entry: Entry, request: usize, arg: usi
     let ret = unsafe { real::ioctl(fd, request, arg) };
     let Entry::Conn(conn) = entry else { return ret };
     let request = request as u32 as c_ulong;
+    if request == SIOCATMARK && ret == 0 && conn.is_attached() && ring_is_ahead(conn) {
+        // What the kernel says is true of its own queue, behind the bytes in the ring.
+        unsafe { *(arg as *mut c_int) = 0 };
+    }
     if ret == 0 && arg != 0 && conn.is_attached() && (request == libc::FIONREAD || request == libc::TIOCOUTQ)
     {
         let place = arg as *mut c_int;
@@ -147,6 +151,13 @@ pub unsafe extern "C" fn ioctl(fd: c_int, entry: Entry, request: usize, arg: usi
         pin(conn, Detail::CallUnsupported);
     }
     ret
+}
+
+/// include/uapi/asm-generic/sockios.h; libc has no name for it.
+const SIOCATMARK: c_ulong = 0x8905;
+
+extern "C" fn ring_is_ahead(conn: &'static Conn) -> bool {
+    guard::protect(false, || conn.ring_is_ahead())
 }
 
 /// The answer to FIONREAD (`readable`) or SIOCOUTQ, given the kernel's.

@@ -88,6 +88,14 @@ pub unsafe extern "C" fn hand_over(conn: &'static Conn, fd: c_int, detail: Detai
     errno::set(saved);
 }
 
+/// As [`hand_over`], for a call that can fail instead: false if the peer does not help. The connection then goes on, and
+/// returns when the peer next sends.
+pub unsafe extern "C" fn back_to_tcp(conn: &'static Conn, fd: c_int, detail: Detail) -> bool {
+    recall(conn, conn.generation(), detail);
+    super::open::pin(conn, detail);
+    unsafe { returned(conn, fd) }
+}
+
 /// Waits until both directions are on TCP. False: the peer does not help, and will not any more.
 unsafe extern "C" fn returned(conn: &'static Conn, fd: c_int) -> bool {
     let generation = conn.generation();

@@ -364,7 +364,9 @@ impl Relay {
             // With nothing to do there, only for a reset.
             pollfd { fd: self.inner, events: inner, revents: 0 },
         ];
-        let limit = if wanted & libc::POLLOUT != 0 { conn.tx_full_limit() } else { None };
+        let full = if wanted & libc::POLLOUT != 0 { conn.tx_full_limit() } else { None };
+        let later = if wanted & libc::POLLIN != 0 { conn.rx_limit() } else { None };
+        let limit = [full, later].into_iter().flatten().min();
         match sys::poll(&mut fds, limit.map_or(i64::MAX, |ns| ns as i64)) {
             Ok(_) | Err(Errno(libc::EINTR)) => {}
             Err(e) => return Err(e),

@@ -5,6 +5,7 @@
 //! steps run in the engine, behind [`guard`]; only the sleeping between steps happens here, in frames that may be
 //! unwound by cancellation.
 
+use super::open::pin;
 use super::signals;
 use crate::{errno, guard, real};
 use core::mem::size_of;
@@ -32,7 +33,7 @@ const RETURN_TRIES: u32 = 1000;
 const RETURN_PAUSE_NS: i64 = 1_000_000;
 
 /// See [`Conn::native_begin`].
-extern "C" fn native(conn: &'static Conn, way: Way, generation: u32, fd: c_int) -> bool {
+pub(super) extern "C" fn native(conn: &'static Conn, way: Way, generation: u32, fd: c_int) -> bool {
     if conn.is_attached() {
         return false;
     }
@@ -42,7 +43,7 @@ extern "C" fn native(conn: &'static Conn, way: Way, generation: u32, fd: c_int) 
     native
 }
 
-extern "C" fn native_done(conn: &'static Conn, way: Way, generation: u32, n: isize) {
+pub(super) extern "C" fn native_done(conn: &'static Conn, way: Way, generation: u32, n: isize) {
     conn.native_end(way, generation, n);
 }
 
@@ -134,6 +135,11 @@ extern "C" fn tx_step(conn: &'static Conn, generation: u32, fd: c_int, op: &mut 
 fn fail(error: c_int) -> isize {
     errno::set(error);
     -1
+}
+
+/// Bytes that a read could get now.
+pub(super) extern "C" fn readable(conn: &'static Conn, fd: c_int) -> u32 {
+    guard::protect(0, || conn.readable_now(fd).min(c_int::MAX as u64) as u32)
 }
 
 /// Receives into `iov`. A cancellation point.
@@ -277,6 +283,14 @@ pub unsafe extern "C" fn preadv2(
 /// Flags that ask for something other than the bytes of the stream.
 const ASIDE: c_int = libc::MSG_OOB | libc::MSG_ERRQUEUE;
 
+/// A receive of what travels beside the stream, which the kernel serves. Urgent data counts for the kernel as bytes of the
+/// stream and for a reader not, so that a connection that uses it stays on TCP.
+extern "C" fn aside(conn: &'static Conn, flags: c_int) {
+    if flags & libc::MSG_OOB != 0 && !conn.is_attached() {
+        pin(conn, Detail::UrgentData);
+    }
+}
+
 pub unsafe extern "C" fn recv(
     conn: &'static Conn,
     fd: c_int,
@@ -285,6 +299,7 @@ pub unsafe extern "C" fn recv(
     flags: c_int,
 ) -> ssize_t {
     if flags & ASIDE != 0 {
+        aside(conn, flags);
         return unsafe { real::recv(fd, buf, len, flags) };
     }
     if_native!(conn, Way::Rx, fd, unsafe { real::recv(fd, buf, len, flags) }, flags);
@@ -301,6 +316,7 @@ pub unsafe extern "C" fn recvfrom(
     addr_len: *mut socklen_t,
 ) -> ssize_t {
     if flags & ASIDE != 0 {
+        aside(conn, flags);
         return unsafe { real::recvfrom(fd, buf, len, flags, addr, addr_len) };
     }
     if_native!(conn, Way::Rx, fd, unsafe { real::recvfrom(fd, buf, len, flags, addr, addr_len) }, flags);
@@ -314,6 +330,7 @@ pub unsafe extern "C" fn recvfrom(
 
 pub unsafe extern "C" fn recvmsg(conn: &'static Conn, fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
     if flags & ASIDE != 0 || msg.is_null() {
+        aside(conn, flags);
         return unsafe { real::recvmsg(fd, msg, flags) };
     }
     if_native!(conn, Way::Rx, fd, unsafe { real::recvmsg(fd, msg, flags) }, flags);
@@ -352,6 +369,7 @@ pub unsafe extern "C" fn recvmmsg(
     timeout: *mut timespec,
 ) -> c_int {
     if flags & ASIDE != 0 {
+        aside(conn, flags);
         return unsafe { real::recvmmsg(fd, msgs, count, flags, timeout) };
     }
     let generation = conn.generation();
@@ -451,16 +469,62 @@ pub unsafe extern "C" fn pwritev2(
 }
 
 /// Send flags that only TCP knows how to serve.
-const TCP_ONLY: c_int = libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN;
+const TCP_ONLY: c_int = libc::MSG_OOB | libc::MSG_ZEROCOPY;
+/// What those do that the sends below look at before anything else.
+const SPECIAL: c_int = TCP_ONLY | libc::MSG_FASTOPEN;
 
 fn only_tcp(flags: c_int) -> Detail {
-    if flags & libc::MSG_OOB != 0 {
-        Detail::UrgentData
-    } else if flags & libc::MSG_ZEROCOPY != 0 {
-        Detail::ZeroCopy
-    } else {
-        Detail::FastOpen
+    match flags & libc::MSG_OOB {
+        0 => Detail::ZeroCopy,
+        _ => Detail::UrgentData,
     }
+}
+
+/// How a send with one of the [`SPECIAL`] flags is to be made.
+enum Special {
+    /// By the engine if the connection has moved, with these flags.
+    Usual(c_int),
+    /// By the kernel, which refuses it, or connects the socket.
+    FastOpen,
+}
+
+extern "C" fn special(conn: &'static Conn, flags: c_int) -> Special {
+    if flags & libc::MSG_FASTOPEN != 0 {
+        return Special::FastOpen;
+    }
+    if flags & libc::MSG_OOB != 0 {
+        pin(conn, Detail::UrgentData);
+    } else if !conn.is_pinned() {
+        // Without SO_ZEROCOPY, which keeps a connection on TCP, the kernel ignores the flag.
+        return Special::Usual(flags & !libc::MSG_ZEROCOPY);
+    }
+    Special::Usual(flags)
+}
+
+/// After a send with MSG_FASTOPEN that returned `n`: it has connected the socket, or failed.
+extern "C" fn fast_open_sent(conn: &'static Conn, n: isize) {
+    let error = errno::get();
+    if n >= 0 || error == libc::EINPROGRESS {
+        pin(conn, Detail::FastOpen);
+        count(conn, Way::Tx, n);
+    }
+    errno::set(error);
+}
+
+/// Takes the [`SPECIAL`] flags out of `$flags`, or makes `$call` and returns from the function with its result.
+macro_rules! if_special {
+    ($conn:expr, $flags:ident, $call:expr) => {
+        if $flags & SPECIAL != 0 {
+            match special($conn, $flags) {
+                Special::Usual(flags) => $flags = flags,
+                Special::FastOpen => {
+                    let n = unsafe { $call };
+                    fast_open_sent($conn, n as isize);
+                    return n;
+                }
+            }
+        }
+    };
 }
 
 pub unsafe extern "C" fn send(
@@ -468,8 +532,9 @@ pub unsafe extern "C" fn send(
     fd: c_int,
     buf: *const c_void,
     len: size_t,
-    flags: c_int,
+    mut flags: c_int,
 ) -> ssize_t {
+    if_special!(conn, flags, real::send(fd, buf, len, flags));
     if_native!(conn, Way::Tx, fd, unsafe { real::send(fd, buf, len, flags) });
     if flags & TCP_ONLY != 0 {
         return over_tcp!(conn, only_tcp(flags), real::send(fd, buf, len, flags));
@@ -487,10 +552,11 @@ pub unsafe extern "C" fn sendto(
     fd: c_int,
     buf: *const c_void,
     len: size_t,
-    flags: c_int,
+    mut flags: c_int,
     addr: *const sockaddr,
     addr_len: socklen_t,
 ) -> ssize_t {
+    if_special!(conn, flags, real::sendto(fd, buf, len, flags, addr, addr_len));
     if_native!(conn, Way::Tx, fd, unsafe { real::sendto(fd, buf, len, flags, addr, addr_len) });
     // A connected TCP socket ignores the address.
     unsafe { send(conn, fd, buf, len, flags) }
@@ -500,8 +566,9 @@ pub unsafe extern "C" fn sendmsg(
     conn: &'static Conn,
     fd: c_int,
     msg: *const msghdr,
-    flags: c_int,
+    mut flags: c_int,
 ) -> ssize_t {
+    if_special!(conn, flags, real::sendmsg(fd, msg, flags));
     if_native!(conn, Way::Tx, fd, unsafe { real::sendmsg(fd, msg, flags) });
     if msg.is_null() {
         return unsafe { real::sendmsg(fd, msg, flags) };
@@ -528,8 +595,9 @@ pub unsafe extern "C" fn sendmmsg(
     fd: c_int,
     msgs: *mut mmsghdr,
     count: c_uint,
-    flags: c_int,
+    mut flags: c_int,
 ) -> c_int {
+    if_special!(conn, flags, real::sendmmsg(fd, msgs, count, flags));
     let generation = conn.generation();
     if native(conn, Way::Tx, generation, fd) {
         let n = unsafe { real::sendmmsg(fd, msgs, count, flags) };
@@ -639,7 +707,8 @@ pub unsafe extern "C" fn splice(
 
 extern "C" fn new_splice(fd: c_int, len: usize, flags: c_uint) -> TxOp {
     let remaining = len.min(smc_core::conn::io::MAX_CALL);
-    TxOp::new(Source::Pipe { fd, remaining, wait: flags & libc::SPLICE_F_NONBLOCK == 0 }, 0)
+    let more = if flags & libc::SPLICE_F_MORE != 0 { libc::MSG_MORE } else { 0 };
+    TxOp::new(Source::Pipe { fd, remaining, wait: flags & libc::SPLICE_F_NONBLOCK == 0 }, more)
 }
 
 /// From a connection into a pipe: in pieces that a pipe that is not full takes at once. A cancellation point.

@@ -177,6 +177,9 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
                             conn.ring_own(bell);
                         }
                     }
+                    if entry.events & READ != 0 {
+                        p.limit = p.limit.min(conn.rx_limit().unwrap_or(FOR_EVER));
+                    }
                     if entry.events & libc::POLLOUT != 0 {
                         p.limit = p.limit.min(conn.tx_full_limit().unwrap_or(FOR_EVER));
                     }

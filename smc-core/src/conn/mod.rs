@@ -8,6 +8,7 @@
 //! What several processes must agree on after a fork lies in [`EndState`]; a `Conn` is this process's view of it.
 
 pub mod io;
+mod options;
 pub mod ready;
 mod recall;
 pub mod rx;
@@ -161,9 +162,9 @@ pub fn all() -> impl Iterator<Item = &'static Conn> {
 }
 
 impl Conn {
-    /// Begins to follow a connection that has just been established. `active`: by connect() of this process.
-    /// `None`: out of memory; the socket simply stays unmanaged.
-    pub fn open(fd: i32, active: bool) -> Option<&'static Conn> {
+    /// Begins to follow a connection that has just been established. `active`: by connect() of this process. With
+    /// `why`, it stays on TCP. `None`: out of memory; the socket simply stays unmanaged.
+    pub fn open(fd: i32, active: bool, why: Option<Why>) -> Option<&'static Conn> {
         let (end_index, end) = shared::alloc()?;
         let Some((index, conn)) = CONNS.alloc(|_| false) else {
             end.let_go(Some(end_index));
@@ -201,7 +202,9 @@ impl Conn {
         entry.set_status(Mode::Tcp, Why::new(Detail::NotBusyYet));
         conn.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
         conn.phase.store(NATIVE, Ordering::Release);
-        if fd <= 2 {
+        if let Some(why) = why {
+            conn.pin(why);
+        } else if fd <= 2 {
             conn.pin(Why::new(Detail::StdFd));
         } else if let Some(why) = stopped() {
             conn.pin(why);
@@ -303,6 +306,10 @@ impl Conn {
         self.saved_error.store(e.0 as u32, Ordering::Relaxed);
     }
 
+    pub(crate) fn has_saved_error(&self) -> bool {
+        self.saved_error.load(Ordering::Relaxed) != 0
+    }
+
     pub(crate) fn take_saved_error(&self) -> Option<Errno> {
         match self.saved_error.swap(0, Ordering::Relaxed) {
             0 => None,
@@ -370,6 +377,12 @@ impl Conn {
     /// the ring. The connection is not moved meanwhile. Before [`Conn::native_begin`].
     pub fn hold(&self) {
         self.held.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A call is under way during which the connection must not move. With a low-water mark, every read is one.
+    fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst) > 0
+            || (self.end().rx.lowat.load(Ordering::SeqCst) > 1 && self.native_calls(Way::Rx) > 0)
     }
 
     /// The call has ended.
@@ -444,7 +457,7 @@ impl Conn {
     }
 
     fn advance_locked(&self, fd: i32, cold: &mut Cold) {
-        if self.held.load(Ordering::SeqCst) > 0 {
+        if self.is_held() {
             self.step_again(1);
             return;
         }
@@ -521,7 +534,7 @@ impl Conn {
         cold.rendezvous = Rendezvous::default();
         self.attached_here.store(1, Ordering::Relaxed);
         self.phase.store(ATTACHED, Ordering::SeqCst);
-        if self.held.load(Ordering::SeqCst) > 0 {
+        if self.is_held() {
             self.pin(Why::new(Detail::CallUnsupported));
             return;
         }
@@ -555,6 +568,11 @@ impl Conn {
 
     pub fn is_pinned(&self) -> bool {
         self.end().pinned.load(Ordering::Relaxed) != 0
+    }
+
+    /// Why the connection is on TCP for good, if it is.
+    pub fn pinned(&self) -> Option<Why> {
+        Why::unpack(self.end().pinned.load(Ordering::Relaxed)).filter(|why| *why != Why::NONE)
     }
 
     pub(crate) fn was_forked(&self) -> bool {
@@ -704,6 +722,9 @@ impl Conn {
             let _ = unsafe {
                 sys!(SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger as *const _, len)
             };
+        }
+        if self.tx_let_go(&self.end().tx) {
+            self.ring_peer(Bell::Data);
         }
         self.view().mine().set_closed();
     }

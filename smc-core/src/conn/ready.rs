@@ -35,19 +35,26 @@ impl Conn {
         if view.peers().recalls() || end.tx.owes.load(Ordering::Relaxed) != 0 {
             self.serve_recall(self.listed_fd());
         }
-        let epoch = end.rx.epoch.load(Ordering::Relaxed);
-        let seen = view.rx().view(end.rx.head.load(Ordering::Relaxed), epoch, view.rx_size());
-        let readable = match seen {
-            Ok(v) if epoch & 1 == 1 => match v.next {
-                // Up to the announced switch only.
-                Some(next) => v.bytes > 0 && next != end.rx.head.load(Ordering::Relaxed),
-                None => v.bytes > 0,
-            },
-            Ok(v) => v.bytes > 0 && v.next == Some(end.rx.tcp.load(Ordering::Relaxed)),
-            Err(_) => true,
-        };
+        let readable = self.ring_readable() || (self.rx_withheld() == Some(0) && self.ring_readable());
         let tx_on_ring = end.tx.epoch.load(Ordering::Relaxed) & 1 == 1;
         RingState { readable, tx_on_ring, writable: tx_on_ring && self.tx_writable(self.generation()) }
+    }
+
+    #[inline]
+    fn ring_readable(&self) -> bool {
+        if self.low_water() > 1 {
+            return self.ring_reaches_low_water();
+        }
+        let view = self.view();
+        let rx = &self.end().rx;
+        let epoch = rx.epoch.load(Ordering::Relaxed);
+        let head = rx.head.load(Ordering::Relaxed);
+        match view.rx().view(head, epoch, view.rx_size()) {
+            // Up to the announced switch only.
+            Ok(seen) if epoch & 1 == 1 => seen.bytes > 0 && seen.next != Some(head),
+            Ok(seen) => seen.bytes > 0 && seen.next == Some(rx.tcp.load(Ordering::Relaxed)),
+            Err(_) => true,
+        }
     }
 
     /// What to ask the kernel about the TCP socket when the program asks for `wanted`.
@@ -77,6 +84,10 @@ impl Conn {
         // As on TCP, the sender's end is told together with the bytes before it, which are visible by now.
         let mut out = kernel & (libc::POLLHUP | libc::POLLERR) | kernel & wanted & libc::POLLRDHUP;
         if kernel & ENDS != 0 {
+            if self.has_saved_error() {
+                // Taken from the kernel, not yet told.
+                out |= libc::POLLERR;
+            }
             if self.ring_state().readable {
                 out |= wanted & IN;
             }
@@ -187,12 +198,10 @@ impl Conn {
         }
     }
 
-    /// Bytes sent that the peer has not taken yet (SIOCOUTQ), given what the kernel's queue holds.
+    /// Bytes sent that have not reached the peer (SIOCOUTQ), given what the kernel's queue holds. The ring is the peer's receive
+    /// buffer: what lies there has reached it, unless it is held back.
     pub fn unsent_bytes(&self, kernel: u64) -> u64 {
-        let view = self.view();
-        let tail = self.end().tx.tail.load(Ordering::Relaxed);
-        let in_ring = view.tx().space(tail, view.tx_size()).map_or(0, |space| view.tx_size() - space);
-        kernel + in_ring
+        kernel + self.tx_withheld()
     }
 
     /// Bytes ever produced for this end, as far as they are visible in the ring (edge-triggered EPOLLIN).

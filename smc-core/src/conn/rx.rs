@@ -14,7 +14,7 @@ use crate::link::Bell;
 use crate::lock::Held;
 use crate::ring::{asked, Broken, View};
 use crate::shared::RxState;
-use crate::sys::{self, Errno};
+use crate::sys::{self, sock, Errno};
 
 /// A receive call.
 pub struct RxOp {
@@ -23,6 +23,8 @@ pub struct RxOp {
     pub flags: i32,
     /// Bytes delivered so far.
     pub done: usize,
+    /// Bytes without which the call waits, if it may: all with MSG_WAITALL, else SO_RCVLOWAT. 0: not looked up yet.
+    target: usize,
     /// The buffers as they were at the first byte peeked.
     whole: Buffers,
     /// A peek that waits for all its bytes: what it found last.
@@ -39,6 +41,7 @@ impl RxOp {
             buffers,
             flags,
             done: 0,
+            target: 0,
             whole: buffers,
             peeked: 0,
             ask_kernel: false,
@@ -69,6 +72,9 @@ enum Found {
 impl Conn {
     /// Takes the call as far as it goes without waiting.
     pub fn rx_step(&'static self, generation: u32, fd: i32, op: &mut RxOp) -> Step {
+        if op.target == 0 {
+            op.target = self.rx_target(op);
+        }
         loop {
             let owing = self.serve_recall(fd);
             // One that stands could not be served.
@@ -79,13 +85,19 @@ impl Conn {
             };
             let busy = matches!(found, Found::Busy);
             let unasked = matches!(found, Found::RingEmpty);
-            let satisfied = op.done > 0 && op.flags & libc::MSG_WAITALL == 0;
+            let satisfied = op.done >= op.target;
             let mut limit_ns = match found {
                 Found::Complete => return Step::Done(op.done),
                 Found::Nothing | Found::RingEmpty | Found::Busy if satisfied => return Step::Done(op.done),
                 Found::Gone if op.done == 0 => return Step::Fail(Errno(libc::EBADF)),
                 Found::Error(e) if op.done == 0 => return Step::Fail(e),
-                Found::Gone | Found::Error(_) => return Step::Done(op.done),
+                Found::Error(e) => {
+                    // For the next call.
+                    self.save_error(e);
+                    return Step::Done(op.done);
+                }
+                Found::Gone => return Step::Done(op.done),
+                Found::Nothing if self.rx_withheld() == Some(0) => continue,
                 Found::Nothing => None,
                 Found::RingEmpty => {
                     op.ask_kernel = true;
@@ -120,17 +132,29 @@ impl Conn {
             self.rx_wait_begins();
             self.view().rx().want_data();
             asked();
-            if (!busy && self.rx_news(generation)) || (!recalled && self.view().peers().recalls()) {
+            let limit = self.rx_limit();
+            if (!busy && (self.rx_news(generation) || limit == Some(0)))
+                || (!recalled && self.view().peers().recalls())
+            {
                 self.rx_wait_ends();
                 if reset {
                     self.ring_own(Bell::Data);
                 }
                 continue;
             }
+            let limit_ns = limit_ns.into_iter().chain(limit).min();
             // What is readable now is not for this reader while it lets another go first.
             let watched = if busy { (-1, 0) } else { (fd, libc::POLLIN | libc::POLLRDHUP) };
             return Step::Sleep(Sleep::new(watched, self.wakes_me(Bell::Data), remaining_ns, limit_ns));
         }
+    }
+
+    fn rx_target(&self, op: &RxOp) -> usize {
+        if op.flags & libc::MSG_WAITALL != 0 {
+            return usize::MAX;
+        }
+        let whole = op.buffers.remaining() as u64;
+        self.low_water().min(whole).max(1) as usize
     }
 
     /// Whether the ring has something that a reader has not seen. Without the lock: may be wrong for a moment.
@@ -193,7 +217,7 @@ impl Conn {
                 }
                 // A read that returns less than asked for says that there is no more: edge-triggered programs count
                 // on it (epoll(7)). So an end of a segment must not show.
-                Moved::Some if op.flags & libc::MSG_WAITALL == 0 && !self.rx_news(generation) => {
+                Moved::Some if op.done >= op.target && !self.rx_news(generation) => {
                     break Found::Complete;
                 }
                 Moved::Some | Moved::Again => {}
@@ -327,7 +351,7 @@ impl Conn {
 
     /// The ring is empty: the kernel knows whether the sender is gone.
     fn rx_ring_empty(&self, rx: &RxState, head: u64, fd: i32, op: &mut RxOp) -> Moved {
-        if op.done > 0 && op.flags & libc::MSG_WAITALL == 0 {
+        if op.done >= op.target {
             return Moved::Stop(Found::Complete);
         }
         if !op.ask_kernel {
@@ -344,6 +368,11 @@ impl Conn {
         let epoch = rx.epoch.load(Ordering::Relaxed);
         match peeked {
             Err(Errno(libc::EAGAIN)) => Moved::Stop(Found::Nothing),
+            Err(e) if self.rx_take_withheld() => {
+                self.set_fin_seen();
+                self.save_error(e);
+                Moved::Again
+            }
             Err(e) => match view.rx().view(head, epoch, view.rx_size()) {
                 // What was sent before the reset is delivered before it; the kernel reports the error only once.
                 Ok(v) if v.bytes > 0 || v.next.is_some() => {
@@ -353,6 +382,7 @@ impl Conn {
                 }
                 _ => Moved::Stop(Found::Error(e)),
             },
+            Ok(0) if self.rx_take_withheld() => Moved::Again,
             Ok(0) => {
                 self.set_fin_seen();
                 // The FIN was sent after the last byte was produced.
@@ -399,6 +429,9 @@ impl Conn {
             if let Some(e) = self.take_saved_error() {
                 return Moved::Stop(Found::Error(e));
             }
+        } else if sock::at_mark(fd) {
+            // A read stops before what follows urgent data (tcp(7)); the kernel does not know that this one has bytes.
+            return Moved::Stop(Found::Complete);
         }
         let flags = op.flags & (libc::MSG_PEEK | libc::MSG_TRUNC);
         match op.buffers.transfer(fd, flags, limit, true) {

@@ -84,7 +84,14 @@ impl Conn {
                 Found::Native if op.done == 0 => return Step::Native,
                 Found::Gone if op.done == 0 => return Step::Fail(Errno(libc::EBADF)),
                 Found::Error(e) if op.done == 0 => return Step::Fail(e),
-                Found::Gone | Found::Error(_) | Found::Native => return Step::Done(op.done),
+                Found::Error(e) => {
+                    if e != Errno(libc::EPIPE) {
+                        // For the next call.
+                        self.save_error(e);
+                    }
+                    return Step::Done(op.done);
+                }
+                Found::Gone | Found::Native => return Step::Done(op.done),
                 Found::SourceDry => match &op.source {
                     Source::Pipe { fd: pipe, wait: true, .. } if op.done == 0 => {
                         return Step::Sleep(Sleep::new((*pipe, libc::POLLIN), (Bell::Space, -1), None, None));
@@ -322,7 +329,11 @@ impl Conn {
         }
         let tail = tail + n as u64;
         tx.tail.store(tail, Ordering::Relaxed);
-        *wake |= dir.publish_tail(tail);
+        if tx.cork.load(Ordering::Relaxed) != 0 || op.flags & libc::MSG_MORE != 0 {
+            *wake |= self.tx_hold(tx, tail, n, op);
+        } else {
+            *wake |= dir.publish_tail(tail);
+        }
         dir.set_producer_cpu(sys::cpu());
         self.entry().add_ring_tx(n as u64);
         if matches!(op.source, Source::File { .. } | Source::Pipe { .. }) && op.source.remaining() > 0 {
@@ -361,6 +372,7 @@ impl Conn {
         if !self.tx_can_return(tx) {
             return false;
         }
+        *wake |= self.tx_let_go(tx);
         self.tx_announce(tx, epoch + 1, position, wake);
         tx.epoch.store(epoch + 1, Ordering::Relaxed);
         tx.full_since.store(0, Ordering::Relaxed);
@@ -424,7 +436,9 @@ impl Conn {
         }
         // While the other direction is in the ring no data takes our acknowledgements along, so that Nagle's algorithm
         // would hold a small write for as long as the peer delays them.
-        let at_once = sock::NoDelay::on(fd);
+        // Switching that off would also send what the program wants held.
+        let holds = self.tx_may_hold(tx, op);
+        let at_once = (!holds).then(|| sock::NoDelay::on(fd));
         let sent = op.source.send(fd, op.flags & (libc::MSG_MORE | libc::MSG_EOR), limit);
         drop(at_once);
         match sent {
@@ -435,6 +449,10 @@ impl Conn {
                 if announced != epoch && n == limit {
                     tx.epoch.store(announced, Ordering::Relaxed);
                     self.show_mode();
+                    if holds {
+                        // What comes next is in the ring, and must not wait for these.
+                        sock::push(fd);
+                    }
                 }
                 None
             }
@@ -486,6 +504,7 @@ impl Conn {
     /// This end will not send any more (shutdown).
     pub fn note_shutdown_tx(&self, fd: i32) {
         if self.is_attached() {
+            self.let_go();
             self.pay_debt(fd);
             // With the lock, no request of the peer is granted at the same time.
             let held = self.end().tx.lock.lock();

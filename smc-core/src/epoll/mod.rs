@@ -426,9 +426,10 @@ impl EpollSet {
             let Some(conn) = r.conn() else { return false };
             let wanted = r.wanted();
             let full = if wanted & libc::POLLOUT != 0 { conn.tx_full_limit() } else { None };
-            limit = limit.or(full);
+            let later = if wanted & libc::POLLIN != 0 { conn.rx_limit() } else { None };
+            limit = [limit, full, later].into_iter().flatten().min();
             // One that leaves the list is not looked at again before the sleep: look now, after asking.
-            full.is_some() || !r.is_quiet(COOL_AFTER) || r.evaluate(false) != 0 || {
+            full.is_some() || later.is_some() || !r.is_quiet(COOL_AFTER) || r.evaluate(false) != 0 || {
                 r.cool();
                 false
             }

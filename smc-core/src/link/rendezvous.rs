@@ -27,6 +27,7 @@ use core::fmt::Write;
 use super::message::{Decline, Greeting, Hello, Malformed, Offer, MAX_LEN};
 use super::{enter_slot, leave_slot, process_id, take_slot, TakenSlot};
 use crate::conn::{Cold, Conn};
+use crate::options::found;
 use crate::reason::{Detail, Why};
 use crate::sys::diag;
 use crate::sys::fd::{self, OwnFd};
@@ -75,8 +76,6 @@ pub enum Step {
 
 /// Tries without an answer before the connection is left alone.
 const MAX_TRIES: u32 = 14;
-/// include/uapi/linux/tcp.h; libc has no name for it.
-const TCP_ULP: i32 = 31;
 
 fn never(detail: Detail) -> Step {
     Step::Never(Why::new(detail))
@@ -141,18 +140,19 @@ fn objection(fd: i32) -> Option<Detail> {
         // The connect was under way when the connection was opened.
         return Some(Detail::Excluded);
     }
-    if has_ulp(fd) {
+    if found::has_ulp(fd) {
         return Some(Detail::Ktls);
     }
-    // A read in the kernel would wait for bytes that come by the ring.
-    let waits = sock::int_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1) > 1;
-    waits.then_some(Detail::OptionFound)
+    let row = found::on_connection(fd)?;
+    log::debug!("fd {fd}: {} is set", row.name);
+    Some(Detail::OptionFound)
 }
 
 fn begin(conn: &Conn, fd: i32, cold: &mut Cold, refusal: Option<Why>) -> Step {
     if let (None, Some(detail)) = (refusal, objection(fd)) {
         return never(detail);
     }
+    conn.learn_options(fd);
     let (Ok(local), Ok(peer)) = (sock::local(fd), sock::peer(fd)) else {
         return again(0, Detail::NotBusyYet);
     };
@@ -245,7 +245,7 @@ fn offer(conn: &Conn, fd: i32, cold: &mut Cold, l: Listening, pid: u32, hello: &
             return again(tries, Detail::BehindShim);
         }
     }
-    let mine = config::get();
+    let mine = wishes(fd);
     let size = |a: u64, b: u64| a.max(b).clamp(crate::ring::layout::MIN_RING, crate::ring::layout::MAX_RING);
     let sizes = [
         size(mine.sndbuf, hello.rcvbuf).next_power_of_two(),
@@ -298,7 +298,7 @@ fn call(fd: i32, cold: &mut Cold, pair: Pair, tries: u32, refusal: Option<Why>) 
         // The peer may stay on TCP too, and answer so.
         refuse(&stream, fd, why);
     } else {
-        let mine = config::get();
+        let mine = wishes(fd);
         let Ok(process) = process_id() else { return never(Detail::Memory) };
         let (bytes, len) = Hello { process, fd, rcvbuf: mine.rcvbuf, sndbuf: mine.sndbuf }.encode();
         if sock::send_with_fds(stream.raw(), &bytes[..len], &[]).is_err() {
@@ -374,6 +374,34 @@ fn leave(slot: &TakenSlot, why: Why) -> Step {
     Step::Never(why)
 }
 
+/// Sizes of the rings that this end wishes for.
+struct Wishes {
+    rcvbuf: u64,
+    sndbuf: u64,
+}
+
+/// What the program has fixed by SO_RCVBUF and SO_SNDBUF, unless the user has chosen sizes; else the configured sizes.
+fn wishes(fd: i32) -> Wishes {
+    const SO_BUF_LOCK: i32 = 72;
+    const SNDBUF_LOCK: i32 = 1;
+    const RCVBUF_LOCK: i32 = 2;
+    const LIMITS: (u64, u64) = (16 << 10, 1 << 20);
+    let fixed = sock::int_option(fd, libc::SOL_SOCKET, SO_BUF_LOCK).unwrap_or(0);
+    let size = |lock: i32, name: i32, configured: u64| {
+        if fixed & lock == 0 || configured != config::DEFAULT_RING {
+            return configured;
+        }
+        // The kernel stores the double of what the program asked for (socket(7)).
+        let stored = sock::int_option(fd, libc::SOL_SOCKET, name).unwrap_or(0).max(0) as u64;
+        (stored / 2).clamp(LIMITS.0, LIMITS.1).next_power_of_two()
+    };
+    let config = config::get();
+    Wishes {
+        rcvbuf: size(RCVBUF_LOCK, libc::SO_RCVBUF, config.rcvbuf),
+        sndbuf: size(SNDBUF_LOCK, libc::SO_SNDBUF, config.sndbuf),
+    }
+}
+
 fn same_uid(credentials: &libc::ucred, owner: &diag::Owner) -> bool {
     /// What the kernel says where a uid has no number in the caller's user namespace: it could be anybody.
     const OVERFLOW_UID: u32 = 65534;
@@ -429,16 +457,6 @@ fn name(connecting: &Endpoint, accepting: &Endpoint) -> Text {
         let _ = write!(text, ":{} ", end.port);
     }
     text
-}
-
-fn has_ulp(fd: i32) -> bool {
-    let mut name = [0u8; 16];
-    let mut len = name.len() as u32;
-    // SAFETY: the kernel writes at most `len` bytes.
-    let got = unsafe {
-        sys!(SYS_getsockopt, fd, libc::IPPROTO_TCP, TCP_ULP, name.as_mut_ptr(), &mut len as *mut u32)
-    };
-    got.is_ok() && len > 0 && name[0] != 0
 }
 
 fn malformed(m: Malformed) -> Detail {

@@ -43,10 +43,14 @@ pub struct ProducerLine {
     /// The CPU that the producer last ran on, plus one; 0 is unknown.
     cpu: AtomicU32,
     space_wanted: AtomicU32,
-    _pad: u32,
+    /// Until when bytes beyond `tail` are held back: CLOCK_MONOTONIC in milliseconds, wrapping; 0: there are none.
+    held_until: AtomicU32,
     position: [AtomicU64; 4],
     base: AtomicU64,
 }
+
+#[cfg(not(loom))]
+const _: () = assert!(core::mem::size_of::<ProducerLine>() == 64);
 
 /// Written by the consumer for each read.
 #[repr(C, align(64))]
@@ -68,6 +72,14 @@ pub struct SleepLine {
     tcp_read: AtomicU32,
 }
 
+/// Written by the producer when it holds bytes back, which is rare.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct HoldLine {
+    /// What `tail` will be when they are let go.
+    held: AtomicU64,
+}
+
 /// The control words of one direction; see the module.
 #[repr(C)]
 #[derive(Default)]
@@ -75,6 +87,7 @@ pub struct Direction {
     producer: ProducerLine,
     consumer: ConsumerLine,
     sleep: SleepLine,
+    hold: HoldLine,
 }
 
 impl Direction {
@@ -101,6 +114,26 @@ impl Direction {
     /// [`Direction::publish_tail`].
     pub fn rebase(&self, tail: u64) {
         self.producer.base.store(tail, Ordering::Relaxed);
+    }
+
+    /// Holds the bytes between the published tail and `tail` back until `until` (milliseconds, not 0), when the consumer may
+    /// take them itself. True as for [`Direction::publish_tail`]: a consumer that sleeps must hear of the time.
+    #[must_use]
+    pub fn hold(&self, tail: u64, until: u32) -> bool {
+        self.hold.held.store(tail, Ordering::Release);
+        self.producer.held_until.store(until, Ordering::Release);
+        fence(Ordering::SeqCst);
+        take(&self.sleep.data_wanted)
+    }
+
+    /// More bytes join those held back.
+    pub fn hold_more(&self, tail: u64) {
+        self.hold.held.store(tail, Ordering::Release);
+    }
+
+    /// Nothing is held back any more. Before [`Direction::publish_tail`].
+    pub fn end_hold(&self) {
+        self.producer.held_until.store(0, Ordering::Relaxed);
     }
 
     /// Asks for a doorbell when there is space; the caller must issue [`asked`] and look at [`Direction::space`] once
@@ -208,6 +241,23 @@ impl Direction {
     /// Tells that the consumer reads epoch `epoch` from now on.
     pub fn reach(&self, epoch: u32) {
         self.consumer.reached.store(epoch, Ordering::Release);
+    }
+
+    /// Until when the producer holds bytes back; 0: it holds back none.
+    #[inline]
+    pub fn held_until(&self) -> u32 {
+        self.producer.held_until.load(Ordering::Acquire)
+    }
+
+    /// Publishes in the producer's place what it holds back. False: there is nothing. The producer's own publication, if it
+    /// comes at the same time, prevails, as it covers these bytes.
+    pub fn take_held(&self, size: u64) -> bool {
+        let tail = self.producer.tail.load(Ordering::Acquire);
+        let held = self.hold.held.load(Ordering::Acquire);
+        let more = held.wrapping_sub(tail);
+        more > 0
+            && more <= size
+            && self.producer.tail.compare_exchange(tail, held, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Asks for a doorbell at the next [`Direction::publish_tail`] or [`Direction::announce`]; the caller must issue

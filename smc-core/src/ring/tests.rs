@@ -55,6 +55,35 @@ mod sequential {
     }
 
     #[test]
+    fn bytes_held_back_are_seen_when_they_are_taken_or_published() {
+        let d = Direction::default();
+        let _ = d.publish_tail(1);
+        d.want_data();
+        assert!(d.hold(3, 77), "a sleeper hears of the time");
+        d.hold_more(4);
+        assert_eq!(d.held_until(), 77);
+        assert_eq!(d.view(0, 0, 8), Ok(View { bytes: 1, next: None }));
+        assert!(d.take_held(8));
+        assert!(!d.take_held(8), "they are taken once");
+        assert_eq!(d.view(0, 0, 8), Ok(View { bytes: 4, next: None }));
+        d.end_hold();
+        assert_eq!(d.held_until(), 0);
+        let _ = d.publish_tail(6);
+        assert!(!d.take_held(8), "what was held is published");
+        assert_eq!(d.view(0, 0, 8), Ok(View { bytes: 6, next: None }));
+    }
+
+    #[test]
+    fn what_cannot_be_held_back_is_not_taken() {
+        let d = Direction::default();
+        let _ = d.hold(9, 77);
+        assert!(!d.take_held(8), "more than the ring");
+        let _ = d.publish_tail(20);
+        assert!(!d.take_held(8), "behind the tail");
+        assert_eq!(d.view(20, 0, 8), Ok(View { bytes: 0, next: None }));
+    }
+
+    #[test]
     fn positions_of_all_epochs_in_flight_are_kept() {
         let d = Direction::default();
         for e in 1..=MAX_LEAD {
@@ -214,6 +243,62 @@ mod interleaved {
             let t = thread::spawn(move || produce(&q, 2, 1));
             consume(&p, 2, 1);
             t.join().unwrap();
+        });
+    }
+
+    /// The producer holds a byte back and does nothing more: a consumer that sleeps hears of it, and takes it.
+    #[test]
+    fn nobody_sleeps_through_bytes_held_back() {
+        bounded(3).check(|| {
+            let p = Arc::new(Pair::default());
+            let q = p.clone();
+            let t = thread::spawn(move || {
+                if q.direction.hold(1, 77) {
+                    q.consumer_bell.ring();
+                }
+            });
+            let d = &p.direction;
+            while d.view(0, 0, 8).unwrap().bytes == 0 {
+                d.want_data();
+                asked();
+                if d.held_until() != 0 {
+                    // Its time is over.
+                    assert!(d.take_held(8));
+                } else {
+                    p.consumer_bell.sleep();
+                }
+            }
+            t.join().unwrap();
+        });
+    }
+
+    /// The consumer takes what is held back while the producer publishes it with more: it sees no byte that was not
+    /// written, and in the end all of them.
+    #[test]
+    fn bytes_are_taken_while_they_are_published() {
+        use loom::sync::atomic::AtomicU64;
+        loom::model(|| {
+            let p = Arc::new((Direction::default(), AtomicU64::new(0)));
+            let q = p.clone();
+            let t = thread::spawn(move || {
+                let (d, written) = &*q;
+                written.store(1, Ordering::Relaxed);
+                let _ = d.hold(1, 77);
+                written.store(2, Ordering::Relaxed);
+                d.end_hold();
+                let _ = d.publish_tail(2);
+                written.store(3, Ordering::Relaxed);
+                let _ = d.hold(3, 78);
+            });
+            let (d, written) = &*p;
+            if d.held_until() != 0 {
+                d.take_held(8);
+            }
+            let seen = d.view(0, 0, 8).unwrap().bytes;
+            assert!(seen <= written.load(Ordering::Relaxed));
+            t.join().unwrap();
+            d.take_held(8);
+            assert_eq!(d.view(0, 0, 8).unwrap().bytes, 3);
         });
     }
 

@@ -18,6 +18,8 @@ pub struct Owner {
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// The number of the loopback interface in every network namespace (LOOPBACK_IFINDEX).
+const LOOPBACK: u32 = 1;
 const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 
@@ -76,7 +78,8 @@ pub fn tcp_owner(local: &Endpoint, peer: &Endpoint) -> Result<Owner> {
         dport: peer.port.to_be_bytes(),
         src: [0; 16],
         dst: [0; 16],
-        interface: 0,
+        // A socket bound to a device is only found with it. What stays on the host arrives by the loopback device.
+        interface: LOOPBACK,
         cookie: [u32::MAX; 2],
     };
     // A v4-mapped pair is looked up as IPv4, which finds dual-stack sockets too.

@@ -262,6 +262,27 @@ fn tcp_info(fd: i32) -> Result<TcpInfo> {
     unsafe { option(fd, libc::IPPROTO_TCP, libc::TCP_INFO) }
 }
 
+/// Bytes in the receive queue of a socket (SIOCINQ).
+pub fn queued(fd: i32) -> Result<u64> {
+    ioctl_int(fd, libc::FIONREAD)
+}
+
+/// Whether the next byte to be read from the kernel's queue follows urgent data (SIOCATMARK).
+pub fn at_mark(fd: i32) -> bool {
+    /// include/uapi/asm-generic/sockios.h; libc has no name for it.
+    const SIOCATMARK: libc::c_ulong = 0x8905;
+    ioctl_int(fd, SIOCATMARK) == Ok(1)
+}
+
+/// Sends what TCP holds back, corked or not: setting TCP_NODELAY does (tcp(7)).
+pub fn push(fd: i32) {
+    let was = int_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY);
+    let _ = set_int_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+    if was == Ok(0) {
+        let _ = set_int_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 0);
+    }
+}
+
 fn ioctl_int(fd: i32, request: libc::c_ulong) -> Result<u64> {
     let mut v = 0i32;
     // SAFETY: these requests write one int.

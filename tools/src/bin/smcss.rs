@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use serde::Serialize;
+use smc_core::options::render;
 use smc_core::registry::reader::Search;
 use smc_core::registry::SocketRecord;
 use smc_tools::reasons;
@@ -48,6 +49,10 @@ struct Options {
     #[arg(long, exclusive = true, value_name = "FORM", require_equals = true, num_args = 0..=1, default_missing_value = "text")]
     reasons: Option<Reasons>,
 
+    /// Show what becomes of each socket option and exit; with --json for scripts
+    #[arg(long, conflicts_with_all = ["all", "listening", "debug", "wide", "smcd", "smcr", "reasons"])]
+    options: bool,
+
     /// Print version
     #[arg(short, long, action = clap::ArgAction::Version)]
     version: (),
@@ -77,6 +82,9 @@ JSON
   The options select sockets here as they do in the table. \"since\" is in milliseconds since the epoch; bytes are
   those of the program's stream, by the path they took.
 
+  With --options: {\"options\":[{\"level\",\"level_number\",\"option\",\"numbers\",\"class\",\"before_connect\",\"after_connect\",
+  \"on_listener\",\"accepted\",\"by\",\"code\",\"why\"}]}; no numbers: all of the level that no other row names.
+
 ENVIRONMENT
   SMC_RUN_DIR  The directory in which processes publish their sockets. Default: /run/smc, $XDG_RUNTIME_DIR/smc
                and /tmp/smc-UID; of other users, those you may read.
@@ -85,6 +93,11 @@ EXIT STATUS
   0  success, also if there is no socket to show
   1  the listing could not be made or written
   2  wrong usage";
+
+#[derive(Serialize)]
+struct OptionTable<'a> {
+    options: &'a [render::Words],
+}
 
 #[derive(Serialize)]
 struct Listing<'a> {
@@ -108,6 +121,9 @@ fn run(options: &Options) -> io::Result<String> {
         Some(Reasons::Markdown) => return Ok(reasons::markdown()),
         None => {}
     }
+    if options.options {
+        return options_table(options.json);
+    }
     let mut sockets = Search::from_env()?.sockets()?;
     sockets.retain(|s| options.selects(s));
     if options.json {
@@ -116,6 +132,16 @@ fn run(options: &Options) -> io::Result<String> {
         return Ok(text);
     }
     Ok(Layout { wide: options.wide, details: options.debug }.render(&sockets))
+}
+
+fn options_table(json: bool) -> io::Result<String> {
+    if !json {
+        return Ok(render::text());
+    }
+    let rows: Vec<_> = smc_core::options::all().map(render::Words::of).collect();
+    let mut text = serde_json::to_string(&OptionTable { options: &rows })?;
+    text.push('\n');
+    Ok(text)
 }
 
 impl Options {
