@@ -267,7 +267,10 @@ fn a_server_spares_a_client_of_release_0_the_wait_for_a_second_link() {
     server.received(clc(client.poll_action()));
     server.poll_action();
     server.connected(START, Ok(()));
-    client.received_llc(&llc(&llc_bytes(server.poll_action())));
+    let request = llc_bytes(server.poll_action());
+    let Body::ConfirmLink(confirm_link) = llc(&request).body else { panic!() };
+    assert_eq!((confirm_link.max_links, confirm_link.max_connections), (2, 0));
+    client.received_llc(&llc(&request));
     client.poll_action();
     client.connected(Ok(()));
     server.received_llc(&llc(&llc_bytes(client.poll_action())));
