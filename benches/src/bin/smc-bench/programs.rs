@@ -141,6 +141,8 @@ struct Redis {
     arguments: Vec<OsString>,
     /// Requests of a test of the next run.
     requests: u64,
+    /// As many at least: a run must be long against the time in which its connections move.
+    least: u64,
 }
 
 impl Redis {
@@ -161,8 +163,8 @@ impl Redis {
             let settings = format!("-c {clients} -P {pipeline} -t {tests} --csv");
             arguments.extend(settings.split(' ').map(OsString::from));
             let client = program("redis-benchmark")?;
-            let mut redis =
-                Redis { _server: server, side, place, client, arguments, requests: u64::from(clients) * 100 };
+            let least = u64::from(clients * pipeline) * 200;
+            let mut redis = Redis { _server: server, side, place, client, arguments, requests: least, least };
             // To learn how many requests fill the time of a run.
             redis.run(bench)?;
             redis.run(bench)?;
@@ -186,7 +188,7 @@ impl Session for Redis {
         // Of two tests, the rate at which both together are done.
         let rate = tests.len() as f64 / tests.iter().map(|(rate, _)| 1.0 / rate).sum::<f64>();
         let p99_us = tests.iter().map(|(_, p99)| *p99).reduce(f64::max);
-        self.requests = (rate * bench.ms as f64 / 1000.0 / tests.len() as f64 * 2.0) as u64;
+        self.requests = ((rate * bench.ms as f64 / 1000.0 / tests.len() as f64 * 2.0) as u64).max(self.least);
         Ok(Sample { rate, p99_us, cpu_us, carried, ..Sample::default() })
     }
 }
@@ -335,7 +337,7 @@ fn postgres(bench: &Bench, side: Side, place: Place) -> Result<Box<dyn Session>>
     let mut server = as_user(bench.command(postgres_program("postgres")?, side, place, End::Server));
     let port = address.port.to_string();
     server.arg("-D").arg(&data).arg("-k").arg(&folder).args(["-p", &port, "-c", "fsync=off"]);
-    server.args(["-c", "listen_addresses=127.0.0.1", "-c", "log_min_messages=fatal"]);
+    server.args(["-c", "listen_addresses=127.0.0.1", "-c", "log_min_messages=panic"]);
     // SIGINT: without waiting for its clients.
     let mut server = Running::start(server)?.stopped_by(Signal::SIGINT);
     let mut host: Vec<OsString> = vec!["-U".into(), "bench".into(), "-p".into(), port.into(), "-h".into()];
