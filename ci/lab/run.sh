@@ -72,13 +72,15 @@ mkdir "$work/shared"
 } >"$work/shared/settings"
 
 # start ROLE NETDEV LAST-OCTET
+# Before other work, where that is allowed: a kernel gives up a link group when its peer, also one that is starved, does
+# not answer an LLC request within two seconds.
 start() {
     local role=$1 netdev=$2 octet=$3
     local qemu="-netdev $netdev,id=lab -device virtio-net-pci,netdev=lab,mac=52:54:00:aa:00:0$octet"
     PYTHONPATH=$cache/virtme PYTHONDONTWRITEBYTECODE=1 PATH=$cache/virtme/bin:$PATH:/usr/sbin:/sbin \
-        timeout --kill-after=10 "$limit" "$cache/virtme/bin/vng" --run "$cache/kernel/boot/vmlinuz" \
+        nice -n -10 timeout --kill-after=10 "$limit" "$cache/virtme/bin/vng" --run "$cache/kernel/boot/vmlinuz" \
         --disable-kvm --force-9p --memory 1500M --cpus 1 --user root --cwd / --rwdir "$work/shared" \
-        --verbose --append loglevel=4 --qemu-opts="$qemu" \
+        --verbose --append 'loglevel=4 no_timer_check nowatchdog' --qemu-opts="$qemu" \
         -- bash "$HERE/guest.sh" "$work/shared" "$role" </dev/null >"$work/console.$role" 2>&1 &
     vm[$role]=$!
 }
