@@ -138,6 +138,17 @@ impl Puppet {
     }
 }
 
+impl Puppet {
+    /// What its descriptors are.
+    fn kinds(&self) -> String {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).into_iter().flatten().flatten();
+        let links = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let mut kinds: Vec<_> = links.map(|link| link.display().to_string()).collect();
+        kinds.sort();
+        kinds.join(" ")
+    }
+}
+
 impl Drop for Puppet {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -260,8 +271,9 @@ impl Stage {
         while self.victim.descriptors() > allowed {
             if start.elapsed() > LIMIT {
                 return Err(format!(
-                    "the victim has {} descriptors, {allowed} expected",
-                    self.victim.descriptors()
+                    "the victim has {} descriptors, {allowed} expected: {}",
+                    self.victim.descriptors(),
+                    self.victim.kinds()
                 ));
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -2,7 +2,7 @@
 
 use crate::peer::{name, random_process, Memory, Peer, EXCHANGES};
 use crate::{Stage, Test};
-use smc_core::link::message::{Hello, Offer, MAX_LEN};
+use smc_core::link::message::{Decline, Hello, Offer, MAX_LEN};
 use smc_core::ring::layout::slot_len;
 use smc_core::sys::fd;
 use smc_core::sys::sock;
@@ -55,6 +55,18 @@ const OFFERS: &[(&str, Change)] = &[
     ("a greeting", |_, bytes, _, _| {
         let (hello, len) = Hello { process: [1; 16], fd: 3, rcvbuf: 4096, sndbuf: 4096 }.encode();
         *bytes = hello[..len].to_vec();
+    }),
+    ("a refusal with any reason", |o, bytes, fds, r| {
+        let (decline, len) = Decline { fd: o.fd, reason: r.word() as u32 }.encode();
+        *bytes = decline[..len].to_vec();
+        if r.one_in(2) {
+            fds.clear();
+        }
+    }),
+    ("another's refusal", |_, bytes, fds, _| {
+        let (decline, len) = Decline { fd: 0, reason: 0x0301_0001 }.encode();
+        *bytes = decline[..len].to_vec();
+        fds.clear();
     }),
     ("no descriptors", |_, _, fds, _| fds.clear()),
     ("too few descriptors", |_, _, fds, r| fds.truncate(1 + r.below(4) as usize)),
@@ -148,6 +160,8 @@ fn greetings(stage: &Stage, random: &mut Random, _rounds: usize) -> Result<(), S
     stage.keeps.set(16);
     let (right, len) = Hello { process: random_process(), fd: 0, rcvbuf: 4096, sndbuf: 4096 }.encode();
     let right = &right[..len];
+    let (refusal, refusal_len) = Decline { fd: 0, reason: u32::MAX }.encode();
+    let refusal = &refusal[..refusal_len];
     let noise: Vec<u8> = right.iter().map(|_| random.word() as u8).collect();
     let cut = &right[..random.below(len as u64) as usize];
     let long = [right, &vec![7; random.size(60_000)]].concat();
@@ -158,6 +172,7 @@ fn greetings(stage: &Stage, random: &mut Random, _rounds: usize) -> Result<(), S
         ("cut off", cut, &[]),
         ("too long", &long, &[]),
         ("another's descriptor", right, &[]),
+        ("another's refusal", refusal, &[]),
         ("with descriptors", right, &[bell.raw(); 5]),
         ("with many descriptors", right, &[bell.raw(); 60]),
     ];
