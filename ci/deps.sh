@@ -1,10 +1,12 @@
 #!/bin/bash
-# Installs what ci/demo.sh, ci/test.sh and ci/bench.sh need on Debian 12, only what is missing. Root, or a user with sudo.
-# Usage: ci/deps.sh [demo|test|bench]     (test, the default, and bench include demo)
+# Installs what ci/demo.sh, ci/test.sh, ci/bench.sh and ci/programs.sh need on Debian 12, only what is missing. Root, or a
+# user with sudo. Services that the packages bring are not started.
+# Usage: ci/deps.sh [demo|test|bench|programs]     (test, the default, and bench include demo; programs includes test)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# What to look for (a command, the path of a file, or module:NAME of Python) and the Debian package that brings it.
+# What to look for (a command, the path of a file, module:NAME of some Python, system-module:NAME of Debian's) and the
+# Debian package that brings it.
 DEMO_NEEDS="
 gcc                                  gcc
 /usr/include/stdio.h                 libc6-dev
@@ -32,6 +34,15 @@ module:pip                           python3-pip
 rdma                                 iproute2
 ibv_devinfo                          ibverbs-utils
 /etc/libibverbs.d/rxe.driver         ibverbs-providers
+nginx                                nginx-light
+openssl                              openssl
+ss                                   iproute2
+/usr/lib/postgresql/15/bin/initdb    postgresql-15
+node                                 nodejs
+sshd                                 openssh-server
+ssh                                  openssh-client
+rsync                                rsync
+socat                                socat
 "
 BENCH_NEEDS="
 nginx                                nginx-light
@@ -42,6 +53,16 @@ memcached                            memcached
 strace                               strace
 valgrind                             valgrind
 "
+PROGRAMS_NEEDS="
+haproxy                              haproxy
+memcached                            memcached
+iperf3                               iperf3
+javac                                openjdk-17-jdk-headless
+nc.openbsd                           netcat-openbsd
+nc.traditional                       netcat-traditional
+ncat                                 ncat
+system-module:requests               python3-requests
+"
 # The oldest compiler the workspace accepts (rust-version in Cargo.toml).
 RUST_MINOR=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' Cargo.toml)
 
@@ -49,8 +70,9 @@ case ${1-test} in
 demo) needs=$DEMO_NEEDS ;;
 test) needs=$DEMO_NEEDS$TEST_NEEDS ;;
 bench) needs=$DEMO_NEEDS$BENCH_NEEDS ;;
+programs) needs=$DEMO_NEEDS$TEST_NEEDS$PROGRAMS_NEEDS ;;
 *)
-    echo "usage: ci/deps.sh [demo|test|bench]" >&2
+    echo "usage: ci/deps.sh [demo|test|bench|programs]" >&2
     exit 2
     ;;
 esac
@@ -59,6 +81,7 @@ esac
 present() {
     case $1 in
     /*) [[ -e $1 ]] ;;
+    system-module:*) /usr/bin/python3 -c "import ${1#system-module:}" 2>/dev/null ;;
     module:*)
         local python
         for python in python3 /usr/bin/python3; do
@@ -89,6 +112,12 @@ if ((${#packages[@]} > 0)); then
             exit 1
         fi
         run=(sudo "${run[@]}")
+    fi
+    # Without this, packages start the services they bring.
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        trap '"${run[@]}" rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${run[@]}" install -m 755 /dev/stdin "$policy"
     fi
     "${run[@]}" apt-get update -qq </dev/null
     "${run[@]}" apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null

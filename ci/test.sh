@@ -23,7 +23,7 @@ killing       600 bash ci/killing.sh
 behaviour     900 bash ci/behaviour.sh
 options       300 bash ci/options.sh
 torture       900 bash ci/torture.sh
-programs-core 300 bash ci/programs-core.sh
+programs      600 bash ci/programs.sh core
 cpython       900 bash ci/cpython.sh
 demo          300 bash ci/demo.sh
 bench-smoke   300 bash ci/bench-smoke.sh

@@ -408,6 +408,11 @@ pub fn close(fd: RawFd) -> Result<(), Errno> {
     status(c!(close(fd))).map(drop)
 }
 
+/// Becomes another user, for good.
+pub fn set_user(uid: libc::uid_t) -> Result<(), Errno> {
+    status(c!(setresuid(uid, uid, uid))).map(drop)
+}
+
 pub fn dup(fd: RawFd) -> Result<RawFd, Errno> {
     status(c!(dup(fd)))
 }

@@ -24,7 +24,7 @@ use crate::link::rendezvous::{self, Rendezvous};
 use crate::link::{Bell, Doorbells, TakenSlot};
 use crate::lock::{self, Lock};
 use crate::reason::{Detail, Why};
-use crate::registry::{Entry, Kind, Mode, SocketRecord, REGISTRY};
+use crate::registry::{Ends, Entry, Kind, Mode, SocketRecord, REGISTRY};
 use crate::ring::layout::SlotView;
 use crate::shared::{self, EndState};
 use crate::slab::{Slab, Slot};
@@ -45,6 +45,8 @@ pub(crate) struct Line(pub AtomicU32);
 pub(crate) struct Cold {
     pub rendezvous: Rendezvous,
     pub slot: Option<TakenSlot>,
+    /// The addresses, for the report: a connection that was reset has lost them.
+    pub ends: Option<Ends>,
 }
 
 /// Type-stable: memory of a `Conn` is reused for other connections but never unmapped. Every field may be read at
@@ -532,6 +534,7 @@ impl Conn {
         }
         cold.slot = Some(slot);
         cold.rendezvous = Rendezvous::default();
+        cold.ends = config::get().report.as_ref().map(|_| Ends::of_fd(fd));
         self.attached_here.store(1, Ordering::Relaxed);
         self.phase.store(ATTACHED, Ordering::SeqCst);
         if self.is_held() {
@@ -743,7 +746,8 @@ impl Conn {
 
     /// The line of this connection for SMC_REPORT.
     pub(crate) fn record(&self, fd: i32) -> SocketRecord {
-        SocketRecord::of_own(self.entry(), fd, None)
+        let known = self.cold.try_lock().and_then(|cold| cold.ends);
+        SocketRecord::of_own(self.entry(), fd, known)
     }
 
     // --- fork ---

@@ -403,10 +403,11 @@ fn wishes(fd: i32) -> Wishes {
 }
 
 fn same_uid(credentials: &libc::ucred, owner: &diag::Owner) -> bool {
-    /// What the kernel says where a uid has no number in the caller's user namespace: it could be anybody.
+    /// What the kernel says where a uid has no number in the caller's user namespace: it could be anybody. It is also the
+    /// user nobody, as whom nginx's workers run.
     const OVERFLOW_UID: u32 = 65534;
-    let own = sys::geteuid();
-    credentials.uid == owner.uid && (credentials.uid != OVERFLOW_UID || own == OVERFLOW_UID)
+    let is_known = || sys::geteuid() == OVERFLOW_UID || sys::every_uid_is_mapped();
+    credentials.uid == owner.uid && (credentials.uid != OVERFLOW_UID || is_known())
 }
 
 /// Checks that the process at the other end of `stream` owns the other end of the connection, as its descriptor

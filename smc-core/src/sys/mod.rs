@@ -38,6 +38,29 @@ pub fn geteuid() -> u32 {
     unsafe { sys!(SYS_geteuid) }.unwrap_or(0) as u32
 }
 
+/// Whether each uid of the host has a number in this user namespace, as in the first one: then no uid is hidden behind
+/// the overflow uid. False where /proc does not tell.
+pub fn every_uid_is_mapped() -> bool {
+    let mut map = [0u8; 64];
+    // SAFETY: the path ends with a NUL; the kernel writes at most the length given.
+    let read = unsafe {
+        sys!(SYS_openat, libc::AT_FDCWD, c"/proc/self/uid_map".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC)
+            .map(|fd| {
+                let n = sys!(SYS_read, fd, map.as_mut_ptr(), map.len());
+                fd::close(fd as i32);
+                n
+            })
+    };
+    matches!(read, Ok(Ok(n)) if maps_every_uid(&map[..n]))
+}
+
+/// Whether a `uid_map` (user_namespaces(7)) is the one line "0 N 4294967295".
+fn maps_every_uid(map: &[u8]) -> bool {
+    let mut words = map.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let (inside, _, count) = (words.next(), words.next(), words.next());
+    inside == Some(b"0") && count == Some(b"4294967295")
+}
+
 /// Whether a process or thread with this id exists (also one that we may not signal; a zombie counts).
 pub fn task_exists(id: u32) -> bool {
     // SAFETY: signal 0 only asks.
@@ -108,4 +131,17 @@ pub fn poll(fds: &mut [libc::pollfd], timeout_ns: i64) -> Result<usize> {
     let mut ts = libc::timespec { tv_sec: timeout_ns / 1_000_000_000, tv_nsec: timeout_ns % 1_000_000_000 };
     // SAFETY: the array and the timespec outlive the call; no signal mask.
     unsafe { sys!(SYS_ppoll, fds.as_mut_ptr(), fds.len(), &mut ts as *mut _, 0, 8) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::maps_every_uid;
+
+    #[test]
+    fn only_the_whole_range_maps_every_uid() {
+        assert!(maps_every_uid(b"         0          0 4294967295\n"));
+        assert!(!maps_every_uid(b"         0     100000      65536\n"));
+        assert!(!maps_every_uid(b"      1000       1000          1\n         0     100000 4294967295\n"));
+        assert!(!maps_every_uid(b""));
+    }
 }

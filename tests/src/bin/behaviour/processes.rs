@@ -15,6 +15,7 @@ crate::tests! {
     warm a_child_that_exits_ends_nothing;
     warm a_parent_that_closes_leaves_the_connection_to_its_child;
     alone a_child_serves_what_its_parent_accepted;
+    alone a_server_of_the_user_nobody_is_known;
     alone a_tree_of_children_uses_one_connection;
     warm programs_can_be_started_beside_a_connection;
     warm a_passed_descriptor_goes_on_in_another_process;
@@ -170,6 +171,30 @@ fn a_child_serves_what_its_parent_accepted() {
         assert_eq!(wait_child(child), 0);
     }
     assert_eq!(wait_child(client), 0);
+}
+
+/// Its number is also the one that stands for users who have none.
+fn a_server_of_the_user_nobody_is_known() {
+    const NOBODY: libc::uid_t = 65534;
+    let (listener, port) = Family::V4.listener(0).expect("listen");
+    let server = fork_child(|| {
+        // Without the right to do so it serves as the user it is.
+        let _ = sys::set_user(NOBODY);
+        let mut far = End::far(sys::accept(listener).expect("accept"));
+        for _ in 0..200 {
+            far.recv(1000);
+            far.send(1000);
+        }
+    });
+    let fd = Family::V4.client_socket(0).expect("socket");
+    sys::connect(fd, &Family::V4.target(port)).expect("connect");
+    let mut near = End::near(fd);
+    for _ in 0..200 {
+        near.send(1000);
+        near.recv(1000);
+    }
+    assert_eq!(near.recv_to_end(), Ok(0));
+    assert_eq!(wait_child(server), 0);
 }
 
 fn a_tree_of_children_uses_one_connection() {
