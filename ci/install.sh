@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs a finished build: smc_run, smcss, smcctl, libsmc_preload.so and the documents, under PREFIX (/usr/local). Builds nothing.
+# Installs a finished build: smc_run, smcss, smcctl, smcr, libsmc_preload.so and the documents, under PREFIX (/usr/local). Builds nothing.
 # Usage: [PREFIX=DIR] [LIBDIR=DIR] [DESTDIR=DIR] ci/install.sh [uninstall]
 # DESTDIR stands in front of every path, for making packages. smc_run finds the library in PREFIX/lib, lib64, lib/smc
 # and lib/MACHINE-linux-gnu.
@@ -22,7 +22,7 @@ done
 case ${1-} in
 '') ;;
 uninstall)
-    rm -f "$destdir$prefix/bin/"{smc_run,smcss,smcctl} "$destdir$libdir/libsmc_preload.so"
+    rm -f "$destdir$prefix/bin/"{smc_run,smcss,smcctl,smcr} "$destdir$libdir/libsmc_preload.so"
     rm -rf "$destdir$doc"
     exit
     ;;
@@ -32,7 +32,7 @@ uninstall)
     ;;
 esac
 
-for file in "$release"/{libsmc_preload.so,smcss,smcctl}; do
+for file in "$release"/{libsmc_preload.so,smcss,smcctl,smcr}; do
     if [[ ! -f $file ]]; then
         echo "install: $file is not there: build it with 'cargo build --release'" >&2
         exit 1
@@ -41,9 +41,9 @@ done
 
 install -d "$destdir$prefix/bin" "$destdir$libdir" "$destdir$doc"
 install -m 755 smc_run.sh "$destdir$prefix/bin/smc_run"
-install -m 755 "$release/smcss" "$release/smcctl" "$destdir$prefix/bin"
+install -m 755 "$release/smcss" "$release/smcctl" "$release/smcr" "$destdir$prefix/bin"
 # A rename: programs that have the old library mapped keep it whole.
 install -m 644 "$release/libsmc_preload.so" "$destdir$libdir/libsmc_preload.so.new"
 mv "$destdir$libdir/libsmc_preload.so.new" "$destdir$libdir/libsmc_preload.so"
 install -m 644 README.md docs/configuration.md examples/config/smc.conf LICENSE-MIT LICENSE-APACHE "$destdir$doc"
-echo "install: smc_run, smcss and smcctl in $destdir$prefix/bin, libsmc_preload.so in $destdir$libdir"
+echo "install: smc_run, smcss, smcctl and smcr in $destdir$prefix/bin, libsmc_preload.so in $destdir$libdir"

@@ -336,11 +336,13 @@ mkdir -p built/release
 cp stub.so built/release/libsmc_preload.so
 cp bin/show built/release/smcss
 cp bin/show built/release/smcctl
+cp bin/show built/release/smcr
 install_smc() { env CARGO_TARGET_DIR="$work/built" "$@"; }
 unset SMC_PRELOAD
 try install_smc PREFIX="$work/installed" "$repository/ci/install.sh"
 [[ $status == 0 ]] && try "$work/installed/bin/smc_run" show
-[[ $out == *"LD_PRELOAD=$work/installed/lib/libsmc_preload.so"* && -x $work/installed/bin/smcss && -x $work/installed/bin/smcctl ]]
+[[ $out == *"LD_PRELOAD=$work/installed/lib/libsmc_preload.so"* && -x $work/installed/bin/smcss && -x $work/installed/bin/smcctl &&
+    -x $work/installed/bin/smcr ]]
 ok "ci/install.sh installs what smc_run finds"
 try install_smc PREFIX="$work/installed" "$repository/ci/install.sh" uninstall
 [[ $status == 0 && -z $(find "$work/installed" -type f) ]]
