@@ -2,11 +2,13 @@
 
 use crate::{Expected, NOT_HERE};
 use smc_core::reason::{Detail, Reason};
-use smc_tests::pair::{Arrangement, Order, Pair};
+use smc_tests::net::Family;
+use smc_tests::pair::{Arrangement, End, Order, Pair};
 use smc_tests::sys;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::sync::{Arc, Mutex};
 
 /// What the far end says.
 #[derive(Clone, Copy)]
@@ -120,8 +122,8 @@ cases! {
         assert_eq!(sys::exec("/nonexistent"), libc::ENOENT);
     });
     OptionFound, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
-        let two = 2i32.to_ne_bytes();
-        unseen_setsockopt(pair.near.fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &two).expect("SO_RCVLOWAT");
+        let on = 1i32.to_ne_bytes();
+        unseen_setsockopt(pair.near.fd, libc::SOL_SOCKET, libc::SO_ZEROCOPY, &on).expect("SO_ZEROCOPY");
     });
     CallUnsupported, Far::Returned, BOTH, &[], |a| after_moving(a, |pair| {
         sys::ignore_signal(libc::SIGIO);
@@ -178,27 +180,46 @@ cases! {
         // Not in the stream, as long as nobody asks for it.
         assert_eq!(sys::send(pair.near.fd, b"!", libc::MSG_OOB), Ok(1));
     });
-    FastOpen, Far::Returned, BOTH, &[], |a| after_moving(a, |pair| {
-        // Too late for it, which the kernel says.
-        sys::send(pair.near.fd, b"!", libc::MSG_FASTOPEN).expect_err("it is connected");
-    });
+    FastOpen, Far::Refused, CONNECTING, LATER, |_| {
+        let (listener, port) = Family::V4.listener(0).expect("listen");
+        let fd = Family::V4.client_socket(0).expect("socket");
+        sys::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1i32).expect("TCP_FASTOPEN_CONNECT");
+        sys::connect(fd, &Family::V4.target(port)).expect("connect");
+        let mut near = End::near(fd);
+        // The SYN may go with it.
+        near.send(10);
+        let mut far = End::far(sys::accept4(listener, libc::SOCK_CLOEXEC).expect("accept"));
+        far.recv(10);
+        let far = smc_tests::pair::Far::Local(Arc::new(Mutex::new(far)));
+        busy(Pair { near, far, arrangement: Arrangement::SameProcess })
+    };
     PeekOffset, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
         const SO_PEEK_OFF: i32 = 42;
-        // Kernels before 6.9 refuse it.
-        let _ = sys::setsockopt(pair.near.fd, libc::SOL_SOCKET, SO_PEEK_OFF, -1i32);
+        if sys::setsockopt(pair.near.fd, libc::SOL_SOCKET, SO_PEEK_OFF, 0i32).is_err() {
+            not_here("this kernel has no SO_PEEK_OFF for TCP");
+        }
     });
     Ulp, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
         const TCP_ULP: i32 = 31;
-        // A kernel without kernel TLS refuses it.
-        let _ = sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, TCP_ULP, *b"tls\0");
+        if sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, TCP_ULP, *b"tls\0").is_err() {
+            not_here("this kernel has no kernel TLS");
+        }
     });
     Signature, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
-        sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, libc::TCP_MD5SIG, 0i32).expect_err("it is no key");
+        // struct tcp_md5sig: a key of one byte for an address that is not the peer's.
+        let mut key = [0u8; 216];
+        key[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+        key[4..8].copy_from_slice(&[10, 9, 8, 7]);
+        key[130..132].copy_from_slice(&1u16.to_ne_bytes());
+        if sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, libc::TCP_MD5SIG, key).is_err() {
+            not_here("this kernel signs no segments");
+        }
     });
     Repair, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
-        // On and off, or refused to a user who is not root.
-        let _ = sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1i32);
-        let _ = sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0i32);
+        if sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1i32).is_err() {
+            not_here("TCP_REPAIR is for root");
+        }
+        sys::setsockopt(pair.near.fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0i32).expect("TCP_REPAIR");
     });
     RendezvousTimeout, Far::Whatever, ACCEPTING, &[], |a| {
         let mut pair = Pair::fresh(a);
