@@ -17,7 +17,7 @@ fn mount(kind: &str, controller: Option<&str>) -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let matching = |line: &&str| {
         let fields: Vec<&str> = line.split(' ').collect();
-        fields[2] == kind && controller.map_or(true, |name| fields[3].split(',').any(|option| option == name))
+        fields[2] == kind && controller.is_none_or(|name| fields[3].split(',').any(|option| option == name))
     };
     let line = mounts.lines().find(matching).with_context(|| format!("no {kind} file system is mounted"))?;
     Ok(PathBuf::from(line.split(' ').nth(1).expect("a mount has a place")))

@@ -34,7 +34,7 @@ pub fn measure(bench: &Bench) -> Result<Vec<Idle>> {
         bench.reporting.set(true);
         let few = run(bench, side, PAIRS[0])?;
         let many = run(bench, side, PAIRS[1])?;
-        if side == Side::Smc && many.carried.as_ref().map_or(true, |carried| carried.ring_bytes == 0) {
+        if side == Side::Smc && many.carried.as_ref().is_none_or(|carried| carried.ring_bytes == 0) {
             bail!("the connections did not move: {:?}", many.carried);
         }
         let charged = (many.bytes - few.bytes) / (PAIRS[1] - PAIRS[0]) as f64;

@@ -78,7 +78,7 @@ impl Row {
         let workload = measured.workload;
         let all: Vec<&Round> = measured.rounds.iter().filter(|round| round.class == Some(class)).collect();
         let quiet: Vec<&Round> =
-            all.iter().copied().filter(|round| round.others.map_or(true, |others| others <= BUSY)).collect();
+            all.iter().copied().filter(|round| round.others.is_none_or(|others| others <= BUSY)).collect();
         let rounds = if quiet.len() >= ENOUGH { &quiet } else { &all };
         let samples = |side| rounds.iter().filter_map(move |round| sample(round, side));
         let rates = |side| Spread::of(&samples(side).map(|sample| sample.rate).collect::<Vec<_>>());

@@ -212,7 +212,7 @@ fn wait_for_quiet(bench: &Bench, hogs: bool) {
         let start = Instant::now();
         // Several ticks of the kernel's clock, in which idle time is counted.
         std::thread::sleep(Duration::from_millis(100));
-        if load.others(bench).map_or(true, |others| others <= table::BUSY) {
+        if load.others(bench).is_none_or(|others| others <= table::BUSY) {
             return;
         }
         bench.patience.set(bench.patience.get().saturating_sub(start.elapsed()));
