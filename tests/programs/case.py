@@ -285,6 +285,7 @@ class Case:
                     process.wait(20)
                 except subprocess.TimeoutExpired:
                     self.failures.append(f"{process.name} does not end on SIGTERM\n" + self.describe())
+        self.started = []
         try:
             self.until("the last process is gone", lambda: not processes.descendants(), 20)
         except Hung:

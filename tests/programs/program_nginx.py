@@ -90,7 +90,7 @@ def run(t):
     t.check(f"the error log has {emergencies[:3]}", not emergencies)
     t.on_ring("nginx", 2_000_000, always=True)
     t.on_ring("python3", 100_000, always=True)
-    t.on_ring("curl", 2_000_000, always=True)
+    t.on_ring("curl", 100_000, always=True)
 
 
 def reload_under_load(t, url, configuration, checksum):

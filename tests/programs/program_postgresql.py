@@ -83,7 +83,7 @@ def run(t):
     t.ended(waiting, status=2)
     t.on_ring("postgres", 2_000_000, always=True)
     t.on_ring("pgbench", 500_000, always=True)
-    t.on_ring("psql", 2_000_000, always=True)
+    t.on_ring("psql", 100_000, always=True)
 
 
 def sleeps(t, psql, count):

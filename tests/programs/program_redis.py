@@ -58,7 +58,7 @@ def run(t):
     t.stop(server)
     t.on_ring("redis-server", 1_000_000, always=True)
     t.on_ring("redis-benchmark", 1_000_000, always=True)
-    t.on_ring("redis-cli", 2_000_000, always=True)
+    t.on_ring("redis-cli", 100_000, always=True)
 
 
 def save_under_load(t, port, directory):

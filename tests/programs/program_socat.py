@@ -48,4 +48,4 @@ def run(t):
         t.finish(process)
     t.check("all ten have the same", all(t.read(f"{t.work}/got{i}") == content for i in range(10)))
     # Servers end by a signal and report nothing.
-    t.on_ring("socat", 2_000_000, always=True)
+    t.on_ring("socat", 100_000, always=True)
