@@ -101,7 +101,7 @@ impl Expected {
         let right = found["mode"] == "TCP"
             && found["reason"] == own.as_str()
             && found["reason_text"] == self.own.sentence()
-            && self.peer.map_or(true, |peer| found["peer_reason"] == code(peer).as_str());
+            && self.peer.is_none_or(|peer| found["peer_reason"] == code(peer).as_str());
         match right {
             true => Ok(()),
             false => Err(format!("expected {own} ({:?}), peer {:x?}: {found}", self.own, self.peer)),
@@ -247,7 +247,7 @@ impl Drop for Scene {
 
 /// The record of a socket by its addresses, and by the process where several have it.
 pub fn find<'a>(records: &'a [Value], ends: (&str, &str), pid: Option<u32>) -> Result<&'a Value, String> {
-    let is_its = |r: &&Value| pid.map_or(true, |pid| r["pid"] == pid);
+    let is_its = |r: &&Value| pid.is_none_or(|pid| r["pid"] == pid);
     let by_name = |r: &&Value| r["local"] == ends.0 && r["peer"] == ends.1;
     // One that has ended, or whose process lives in another network namespace, has no addresses.
     let nameless = |r: &&Value| pid.is_some() && r["local"] == "";
