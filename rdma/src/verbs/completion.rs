@@ -51,8 +51,7 @@ impl CompletionQueue {
         let channel = unsafe { ibv_create_comp_channel(context.raw()) };
         let channel = NonNull::new(channel).ok_or_else(last_error)?;
         // SAFETY: context and channel are valid; the queue has no context of its own.
-        let raw =
-            unsafe { ibv_create_cq(context.raw(), depth as i32, ptr::null_mut(), channel.as_ptr(), 0) };
+        let raw = unsafe { ibv_create_cq(context.raw(), depth as i32, ptr::null_mut(), channel.as_ptr(), 0) };
         let Some(raw) = NonNull::new(raw) else {
             let error = last_error();
             // SAFETY: nothing uses it.

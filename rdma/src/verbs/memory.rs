@@ -169,7 +169,10 @@ impl MemoryRegion {
     /// # Panics
     /// If there is no room for them in the region.
     pub fn write(&self, offset: usize, from: &[u8]) {
-        assert!(offset.checked_add(from.len()).is_some_and(|end| end <= self.length), "outside of the region");
+        assert!(
+            offset.checked_add(from.len()).is_some_and(|end| end <= self.length),
+            "outside of the region"
+        );
         self.memory.write(self.offset + offset, from);
     }
 

@@ -214,8 +214,7 @@ impl QueuePair {
     /// Posts a receive for one message.
     pub fn receive(&self, id: u64, into: Piece<'_>) -> Result<()> {
         let mut element = scatter(&into);
-        let mut request =
-            ibv_recv_wr { wr_id: id, next: ptr::null_mut(), sg_list: &mut element, num_sge: 1 };
+        let mut request = ibv_recv_wr { wr_id: id, next: ptr::null_mut(), sg_list: &mut element, num_sge: 1 };
         let mut bad = ptr::null_mut();
         // SAFETY: the request is read before the call returns; the region holds its memory, and who made the queue pair keeps the
         // region for as long.
@@ -250,8 +249,7 @@ impl QueuePair {
         request.sg_list = &raw mut elements[used];
         request.num_sge = 1;
         request.opcode = ibv_wr_opcode::IBV_WR_SEND;
-        request.send_flags =
-            ibv_send_flags::IBV_SEND_SIGNALED.0 | ibv_send_flags::IBV_SEND_SOLICITED.0;
+        request.send_flags = ibv_send_flags::IBV_SEND_SIGNALED.0 | ibv_send_flags::IBV_SEND_SOLICITED.0;
         if self.inline && message.length <= INLINE as usize {
             request.send_flags |= ibv_send_flags::IBV_SEND_INLINE.0;
         }
