@@ -152,7 +152,7 @@ impl Link {
 
     /// From here on it sends.
     pub fn ready_to_send(&self) -> Result<()> {
-        self.pair.ready_to_send(self.psn)?;
+        self.pair.ready_to_send(self.port.path(), self.psn)?;
         self.state.lock().ready = true;
         Ok(())
     }

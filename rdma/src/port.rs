@@ -16,6 +16,11 @@ const DEVICES: &str = "/sys/class/infiniband";
 const INTERFACES: &str = "/sys/class/net";
 /// What sysfs calls the kind of GIDs that SMC-Rv2 uses.
 const ROCE_V2: &str = "RoCE v2";
+/// How long an acknowledgement is waited for, as Linux does it: about 134 ms.
+const TIMEOUT: u8 = 15;
+/// On soft-RoCE: about 1.1 s. On a crowded machine acknowledgements take long there, and rxe of Linux 6.12 seems not to survive being late
+/// twice over one message: the peer refuses a request (status 9), and the link is lost.
+const SOFTWARE_TIMEOUT: u8 = 18;
 
 /// A GID of a port of an opened device.
 pub struct Port {
@@ -75,7 +80,10 @@ impl Port {
 
     /// For queue pairs.
     pub fn path(&self) -> Path {
-        Path { port: self.number, gid_index: self.gid_index }
+        // Only a device that is made on top of a network interface says which.
+        let software = File::new(DEVICES).join(&self.device).join("parent").exists();
+        let timeout = if software { SOFTWARE_TIMEOUT } else { TIMEOUT };
+        Path { port: self.number, gid_index: self.gid_index, timeout }
     }
 
     /// Whether no gateway lies between this port and the one with that GID.

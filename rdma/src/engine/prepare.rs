@@ -38,6 +38,7 @@ impl Runner {
 
     fn perform(&mut self, number: u64, handshake: &mut Handshake) -> Option<handshake::Outcome> {
         while let Some(action) = handshake.poll_action() {
+            log::debug!("handshake {number}: {}", title(&action));
             match action {
                 Action::SendClc(message) => handshake.send(&message),
                 Action::SendLlc(message) => {
@@ -245,6 +246,21 @@ impl Runner {
 /// Four bytes that name a link, for display at the peer.
 fn user_id(link: &Link) -> [u8; 4] {
     (link.id as u32).to_be_bytes()
+}
+
+/// For the log.
+fn title(action: &Action) -> &'static str {
+    match action {
+        Action::SendClc(_) => "send CLC",
+        Action::SendLlc(_) => "send LLC",
+        Action::PrepareClient(accept) if accept.is_first_contact() => "first contact",
+        Action::PrepareClient(_) => "later contact",
+        Action::PrepareServer(_) => "prepare",
+        Action::Connect(_) => "connect",
+        Action::Done(handshake::Outcome::Active(_)) => "active",
+        Action::Done(handshake::Outcome::Fallback(_)) => "TCP",
+        Action::Done(handshake::Outcome::Failed(_)) => "failed",
+    }
 }
 
 fn tell(handshake: &mut Handshake, prepared: Prepared) {

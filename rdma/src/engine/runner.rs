@@ -337,6 +337,7 @@ impl Runner {
             match action {
                 group::Action::Send(message) => group.link.send_llc(message),
                 group::Action::RkeyConfirmed(rmb, confirmed) => {
+                    log::debug!("link group {id}: rkey {:#x} confirmed: {confirmed}", rmb.rkey);
                     if let Some(number) = group.confirming.remove(&rmb.rkey) {
                         self.with_handshake(number, |handshake, runner| {
                             runner.rkey_confirmed(handshake, confirmed);

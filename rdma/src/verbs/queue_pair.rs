@@ -20,8 +20,6 @@ const PIECES: usize = 2;
 const WRITES: usize = 2;
 
 // What Linux gives its queue pairs.
-/// 4.096 us * 2^15: about 134 ms.
-const TIMEOUT: u8 = 15;
 /// rxe takes it for "without limit".
 const RETRIES: u8 = 7;
 /// Without limit.
@@ -52,6 +50,8 @@ pub struct Path {
     pub port: u8,
     /// In the port's GID table.
     pub gid_index: u8,
+    /// How long an acknowledgement is waited for: 4.096 us shifted left by this.
+    pub timeout: u8,
 }
 
 /// The other end of a queue pair.
@@ -186,9 +186,9 @@ impl QueuePair {
     }
 
     /// Ready to receive to ready to send; `psn` is the first packet sequence number it sends.
-    pub fn ready_to_send(&self, psn: U24) -> Result<()> {
+    pub fn ready_to_send(&self, path: Path, psn: U24) -> Result<()> {
         let mut to = attributes(ibv_qp_state::IBV_QPS_RTS);
-        to.timeout = TIMEOUT;
+        to.timeout = path.timeout;
         to.retry_cnt = RETRIES;
         to.rnr_retry = RNR_RETRIES;
         to.sq_psn = psn.get();

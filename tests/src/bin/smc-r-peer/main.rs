@@ -15,7 +15,7 @@ use smc_wire::{Eid, SizeCode, Time};
 use std::fs::File;
 use std::net::SocketAddrV4;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 use transport::Pipe;
@@ -106,7 +106,25 @@ fn failed<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> String + '_ {
     move |e| format!("{what}: {e}")
 }
 
+/// What the engine has to tell, with the time, on standard error.
+struct Log;
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("{:.3} {}", smc_core::sys::now_ns() as f64 / 1e9, record.args());
+    }
+
+    fn flush(&self) {}
+}
+
 fn main() -> ExitCode {
+    if log::set_logger(&Log).is_ok() {
+        log::set_max_level(log::LevelFilter::Debug);
+    }
     let Cli { role } = Cli::parse();
     let result = match role {
         Role::Listen(options) => run(options, true),
@@ -169,10 +187,12 @@ fn serve(fd: i32, index: u32, options: &Options, engine: &Engine) -> Outcome {
 
 fn connect(options: &Options, engine: &Arc<Engine>) -> Outcome {
     let mut threads = Vec::new();
+    let sequential = options.sequential;
+    // Bytes flow when all are connected: on a slow machine they would keep handshakes from being answered in time.
+    let all = Arc::new(Barrier::new(if sequential { 1 } else { options.connections as usize }));
     for index in 0..options.connections {
-        let (options, engine) = (options.clone(), Arc::clone(engine));
-        let sequential = options.sequential;
-        let thread = thread::spawn(move || call(index, &options, &engine));
+        let (options, engine, all) = (options.clone(), Arc::clone(engine), Arc::clone(&all));
+        let thread = thread::spawn(move || call(index, &options, &engine, &all));
         if sequential {
             join(vec![thread])?;
         } else {
@@ -182,11 +202,16 @@ fn connect(options: &Options, engine: &Arc<Engine>) -> Outcome {
     join(threads)
 }
 
-fn call(index: u32, options: &Options, engine: &Engine) -> Outcome {
-    let fd = socket(options)?;
-    sys::connect(fd, &Address::new(options.address.into()))
-        .map_err(|e| format!("connect, {index}: {}", sys::errno_name(e)))?;
-    let pipe = Pipe::connected(fd, options, engine)?;
+fn call(index: u32, options: &Options, engine: &Engine, all: &Barrier) -> Outcome {
+    let open = || {
+        let fd = socket(options)?;
+        sys::connect(fd, &Address::new(options.address.into()))
+            .map_err(|e| format!("connect, {index}: {}", sys::errno_name(e)))?;
+        Pipe::connected(fd, options, engine)
+    };
+    let pipe = open();
+    all.wait();
+    let pipe = pipe?;
     let run = Run { first: index == 0, options };
     let result = exchange::client(&pipe, &run).map_err(|e| format!("client, {index}: {e}"));
     println!("client, {index}: {pipe}");
