@@ -28,7 +28,7 @@ end() {
     if [[ $1 == kernel ]]; then
         options=(--backend kernel)
         # There nothing comes from the client, or it is closed at once.
-        [[ $* == *abort* ]] || options+=(--command "bash $LAB_ROOT/ci/lab/kernel-sockets.sh '$3'")
+        [[ $* == *abort* ]] || options+=(--command "bash $LAB_ROOT/ci/lab/kernel-sockets.sh '$3' 'ACTIVE|APPC|PEERC'")
     else
         options=(--expect "$2")
     fi
