@@ -14,7 +14,7 @@ use crate::engine::inbox::{Command, Inbox};
 use crate::link::Link;
 use parking_lot::Mutex;
 use smc_core::sys::fd::{self, OwnFd};
-use smc_core::sys::{Errno, Result};
+use smc_core::sys::{self, Errno, Result};
 use smc_wire::cdc::Cdc;
 use smc_wire::clc::Rmbe;
 use smc_wire::conn::State as CloseState;
@@ -30,6 +30,8 @@ const MAX_EARLY: usize = 256;
 pub struct Conn {
     /// In this process.
     pub id: u64,
+    /// The process whose queue pair it is. A forked child has a copy of this, and must leave the queue pair alone.
+    pid: u32,
     link: Arc<Link>,
     inbox: Arc<Inbox>,
     /// Rung when there is something to read.
@@ -71,6 +73,7 @@ impl Conn {
     pub fn new(id: u64, link: &Arc<Link>, inbox: &Arc<Inbox>, buffers: Buffers) -> Result<Arc<Conn>> {
         Ok(Arc::new(Conn {
             id,
+            pid: sys::getpid(),
             link: Arc::clone(link),
             inbox: Arc::clone(inbox),
             data: fd::eventfd()?,
@@ -129,6 +132,9 @@ impl Conn {
 
     /// The program has no more use for it. What has been sent goes out, in the background.
     pub fn close(self: &Arc<Self>) {
+        if sys::getpid() != self.pid {
+            return;
+        }
         self.state.lock().closed = true;
         let _ = self.with(Errno(0), |stream, at| {
             stream.close(at);
@@ -266,6 +272,9 @@ impl Conn {
         without: Errno,
         act: impl FnOnce(&mut Stream, &mut Place<'_>) -> Result<T>,
     ) -> Result<T> {
+        if sys::getpid() != self.pid {
+            return Err(Errno(libc::EOPNOTSUPP));
+        }
         let mut state = self.state.lock();
         let State { stream, buffers, queued, .. } = &mut *state;
         let (Some(stream), Some(buffers)) = (stream, buffers) else { return Err(without) };

@@ -4,7 +4,7 @@ use super::group::{Group, LAST_WORDS};
 use super::handshake::{Handshake, Machine};
 use super::inbox::{Command, Inbox};
 use super::pending::{Side, Start};
-use super::{now, Config};
+use super::{now, Config, Outcome};
 use crate::conn::Conn;
 use crate::link::{Done, Link, RECEIVE};
 use crate::port::Port;
@@ -13,7 +13,7 @@ use crate::verbs::AsyncEvent;
 use smc_core::sys::Result;
 use smc_wire::clc::{Decline, FirstContact, Proposal, Version};
 use smc_wire::group::{self, Incoming};
-use smc_wire::handshake::{Client, Host, Server, ServerConfig};
+use smc_wire::handshake::{Client, Failure, Fallback, Host, Server, ServerConfig};
 use smc_wire::llc::{DeleteReason, Llc};
 use smc_wire::{cdc, Bounded, Diagnosis, PeerId, Time};
 use std::collections::HashMap;
@@ -181,7 +181,7 @@ impl Runner {
                 // The option was offered, so the server waits for CLC.
                 let decline = Decline::new(Version::V2, peer_id, Diagnosis::NOSMCDEV);
                 let _ = sys::send(fd, &decline.encode());
-                return pending.finish(super::Outcome::Tcp(smc_wire::handshake::Fallback {
+                return pending.finish(Outcome::Tcp(Fallback {
                     diagnosis: Diagnosis::NOSMCDEV,
                     peer: None,
                     out_of_sync: false,
@@ -461,5 +461,20 @@ impl Runner {
         self.finishing = Some(at.max(now() + LAST_WORDS));
         self.timers();
         self.groups.is_empty()
+    }
+}
+
+/// The end of the thread, orderly or not: nobody waits for it in vain.
+impl Drop for Runner {
+    fn drop(&mut self) {
+        for watched in self.connections.values() {
+            watched.conn.link_lost();
+        }
+        for handshake in self.handshakes.values() {
+            handshake.pending.finish(Outcome::Failed(Failure::Closed));
+        }
+        for (link, _) in self.links.values() {
+            link.fail();
+        }
     }
 }
