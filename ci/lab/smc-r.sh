@@ -28,7 +28,7 @@ end() {
     if [[ $1 == kernel ]]; then
         options=(--backend kernel)
         # There nothing comes from the client, or it is closed at once.
-        [[ $* == *abort* ]] || options+=(--command "bash $LAB_ROOT/ci/lab/kernel-sockets.sh '$3' 'ACTIVE|APPC|PEERC'")
+        [[ $* == *abort* ]] || options+=(--command "bash $LAB_ROOT/ci/lab/kernel-sockets.sh '$3' 'ACTIVE|APPL|PEER'")
     else
         options=(--expect "$2")
     fi
@@ -57,6 +57,30 @@ exchange() {
     awk -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN { printf "   %.2f s\n", b - a }'
 }
 
+# killed NAME ROLE: the process in that machine is killed while both ends wait; the other one, an engine, sees an end.
+killed() {
+    local name=$1 role=$2 backend=$client verb=connect options=(--mode hang) status expected=0
+    [[ $names == "  " || $names == *" $name "* ]] || return 0
+    # A kernel notices by its own TEST LINK, after 30 to 42 seconds.
+    [[ $role == a && $client == ours || $role == b && $server == ours ]] || return 0
+    echo "== $name"
+    if [[ $LAB_ROLE == a ]]; then
+        backend=$server verb=listen
+        options+=(--ready "$LAB_SHARED/signal.$name.a")
+    else
+        await "$name"
+    fi
+    [[ $backend == ours ]] || options+=(--backend kernel)
+    if [[ $LAB_ROLE == "$role" ]]; then
+        # shellcheck disable=SC2016 # for the shell that it starts
+        options+=(--command 'kill -9 $PPID')
+        expected=137
+    fi
+    timeout 100 "$peer" "$verb" "$at" "${options[@]}"
+    status=$?
+    ((status == expected)) || fail "$name, status $status"
+}
+
 "$LAB_BIN/smcctl" tcp-option on >/dev/null || fail "tcp-option on"
 kernel_smc
 
@@ -73,5 +97,7 @@ exchange large --bytes 16777216 --size 8388608
 exchange stream --mode stream --bytes 3000000 --size 100000
 exchange half --mode half --bytes 300000 --size 30000
 exchange abort --mode abort
+killed client-killed b
+killed server-killed a
 exchange sequential --connections 10 --sequential --bytes 10000
 exchange many --connections 8 --bytes 100000 --size 10000

@@ -5,6 +5,7 @@ use crate::{Mode, Outcome, Run};
 use smc_core::sys::Errno;
 use smc_tests::pattern::Stream;
 use std::thread;
+use std::time::Instant;
 
 const SEED: u64 = 0x736d_6372;
 const BUFFER: usize = 1 << 16;
@@ -93,7 +94,13 @@ pub fn client(pipe: &Pipe, run: &Run<'_>) -> Outcome {
                 _ => stream(1).check(0, &byte),
             }
         }
-        Mode::Hang => until_error(pipe),
+        Mode::Hang => {
+            if pipe.read(&mut [0]).map_err(named("read"))? == 0 {
+                return Err("the end, and no bytes".into());
+            }
+            run.command()?;
+            until_error(pipe)
+        }
     }
 }
 
@@ -149,18 +156,19 @@ fn echo(pipe: &Pipe, run: &Run<'_>) -> Outcome {
     shutdown(pipe)
 }
 
-/// Reads until the connection ends, with an error or without.
+/// Reads until the connection ends, with an error or without, and says how and when.
 fn until_error(pipe: &Pipe) -> Outcome {
     let mut buffer = [0; 100];
+    let begun = Instant::now();
     loop {
         match pipe.read(&mut buffer) {
             Ok(0) => {
-                println!("ended");
+                println!("ended after {:.1?}", begun.elapsed());
                 return Ok(());
             }
             Ok(_) => {}
             Err(Errno(code)) => {
-                println!("ended with {}", smc_tests::sys::errno_name(code));
+                println!("ended after {:.1?} with {}", begun.elapsed(), smc_tests::sys::errno_name(code));
                 return Ok(());
             }
         }

@@ -62,7 +62,7 @@ enum Mode {
     Half,
     /// The server sends; the client reads one byte and closes, and the server must get an error.
     Abort,
-    /// The server sends some and waits for the end, whatever it is; the client is killed meanwhile, or the other way round.
+    /// The server sends a byte, and both wait for the end, whatever it is: one of them is killed, by its `--command`.
     Hang,
 }
 
