@@ -101,3 +101,4 @@ killed client-killed b
 killed server-killed a
 exchange sequential --connections 10 --sequential --bytes 10000
 exchange many --connections 8 --bytes 100000 --size 10000
+exchange most --connections 64 --bytes 20000 --size 10000
