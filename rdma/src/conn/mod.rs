@@ -246,12 +246,12 @@ impl Conn {
 
     /// Whether the peer has said that it sends no more.
     pub fn peer_has_ended(&self) -> bool {
-        self.state.lock().stream.as_ref().map_or(true, Stream::peer_has_ended)
+        self.state.lock().stream.as_ref().is_none_or(Stream::peer_has_ended)
     }
 
     /// Whether nothing it has to say is unsaid, after the program closed it.
     pub fn has_said_all(&self) -> bool {
-        self.state.lock().stream.as_ref().map_or(true, Stream::has_said_all)
+        self.state.lock().stream.as_ref().is_none_or(Stream::has_said_all)
     }
 
     /// If both sides are through and the program has closed it: its buffers, to which nobody writes any more, and its token.

@@ -71,7 +71,7 @@ impl Engine {
             return Err(Errno(libc::EOPNOTSUPP));
         }
         let mut thread = self.thread.lock();
-        if !thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        if thread.as_ref().is_none_or(|thread| thread.is_finished()) {
             let runner = Runner::new(self.config.clone(), Arc::clone(&self.inbox))?;
             let spawned = std::thread::Builder::new().name("smc-rdma".into()).spawn(move || runner.run());
             *thread = Some(spawned.map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EAGAIN)))?);

@@ -219,7 +219,7 @@ impl Runner {
         }
         conn.establish(&established.peer.rmbe);
         self.watch(conn, fd);
-        if !self.groups.get(&link.id).is_some_and(|group| !group.wire.has_ended()) {
+        if self.groups.get(&link.id).is_none_or(|group| group.wire.has_ended()) {
             conn.link_lost();
         }
         Connection(Arc::clone(conn))
