@@ -43,6 +43,10 @@ sshd                                 openssh-server
 ssh                                  openssh-client
 rsync                                rsync
 socat                                socat
+pkg-config                           pkg-config
+/usr/include/infiniband/verbs.h      libibverbs-dev
+/usr/include/rdma/rdma_cma.h         librdmacm-dev
+/usr/lib/llvm-14/lib/libclang.so     libclang-14-dev
 "
 BENCH_NEEDS="
 nginx                                nginx-light

@@ -11,6 +11,12 @@ preload      yes  one  120  preload.sh
 kernel-smcr  yes  two  150  kernel-smcr.sh
 tcp-option   yes  one  150  tcp-option.sh
 two-hosts    yes  two  150  two-hosts.sh
+smcr-client  yes  two  200  smc-r.sh kernel ours decline first one-byte stream half abort many
+smcr-server  yes  two  200  smc-r.sh ours kernel decline first echo half abort sequential
+smcr-both    yes  two  200  smc-r.sh ours ours first stream abort client-killed many
+smcr-client-all no two 400  smc-r.sh kernel ours
+smcr-server-all no two 400  smc-r.sh ours kernel
+smcr-both-all   no two 400  smc-r.sh ours ours
 behaviour    no   one  900  behaviour.sh sending
 "
 

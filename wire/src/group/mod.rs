@@ -278,6 +278,14 @@ impl<C> LinkGroup<C> {
         self.delete_all(reason, false, Ended::Terminated);
     }
 
+    /// Send TEST LINK now: something says that the peer may be gone. If it is, the group ends when the response is not there in time.
+    pub fn test(&mut self, now: Time) {
+        if self.state == State::Active && self.testing.is_none() {
+            self.testing = Some(now);
+            self.request(Body::TestLink([0; 16]));
+        }
+    }
+
     /// When to call [`LinkGroup::timeout`] if nothing else happens.
     pub fn deadline(&self) -> Option<Time> {
         let deleting = match self.state {

@@ -1,0 +1,299 @@
+//! One connection, from its handshake until both sides are through.
+//!
+//! The program's threads and the engine's thread work on it, under one lock. The program puts bytes into the send ring and takes bytes out
+//! of the RMB; whoever has changed something calls [`Stream::pump`], which sends what is due: RDMA writes and a CDC behind them. The engine's
+//! thread calls it too, when a CDC has come or one has gone. Neither ever waits while it holds the lock.
+//!
+//! A thread that is about to sleep says so ([`Conn::await_data`], [`Conn::await_room`]) and gets a doorbell to sleep on, or is told that
+//! it need not.
+
+mod stream;
+
+use crate::buffers::Buffers;
+use crate::engine::inbox::{Command, Inbox};
+use crate::link::Link;
+use parking_lot::Mutex;
+use smc_core::sys::fd::{self, OwnFd};
+use smc_core::sys::{self, Errno, Result};
+use smc_wire::cdc::Cdc;
+use smc_wire::clc::Rmbe;
+use smc_wire::conn::State as CloseState;
+use std::sync::Arc;
+use stream::Stream;
+
+pub use stream::Counters;
+
+/// CDC messages that may come between ACCEPT and CONFIRM. They are kept; a peer that sends more is not in its right mind.
+const MAX_EARLY: usize = 256;
+
+/// A connection. See the [module](self).
+pub struct Conn {
+    /// In this process.
+    pub id: u64,
+    /// The process whose queue pair it is. A forked child has a copy of this, and must leave the queue pair alone.
+    pid: u32,
+    link: Arc<Link>,
+    inbox: Arc<Inbox>,
+    /// Rung when there is something to read.
+    data: OwnFd,
+    /// Rung when there is room to write.
+    room: OwnFd,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// By which the peer's CDC messages name it.
+    token: u32,
+    /// Until nobody writes to them any more.
+    buffers: Option<Buffers>,
+    /// After the handshake.
+    stream: Option<Stream>,
+    /// CDC messages that came before that.
+    early: Vec<Cdc>,
+    /// It stands in line for a slot of the link.
+    queued: bool,
+    /// The program has closed it.
+    closed: bool,
+}
+
+/// What a connection looks like from outside.
+#[derive(Clone, Debug)]
+pub struct Info {
+    pub token: u32,
+    pub peer_token: u32,
+    pub close_state: CloseState,
+    pub device: String,
+    pub port: u8,
+    pub link: u64,
+    pub counters: Counters,
+}
+
+impl Conn {
+    /// A connection whose handshake is under way.
+    pub fn new(id: u64, link: &Arc<Link>, inbox: &Arc<Inbox>, buffers: Buffers) -> Result<Arc<Conn>> {
+        Ok(Arc::new(Conn {
+            id,
+            pid: sys::getpid(),
+            link: Arc::clone(link),
+            inbox: Arc::clone(inbox),
+            data: fd::eventfd()?,
+            room: fd::eventfd()?,
+            state: Mutex::new(State {
+                token: 0,
+                buffers: Some(buffers),
+                stream: None,
+                early: Vec::new(),
+                queued: false,
+                closed: false,
+            }),
+        }))
+    }
+
+    /// The link it is on.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Its link group has given it a token.
+    pub fn set_token(&self, token: u32) {
+        self.state.lock().token = token;
+    }
+
+    /// As CLC messages name its RMBE.
+    pub fn rmbe(&self) -> Option<Rmbe> {
+        let state = self.state.lock();
+        state.buffers.as_ref().map(|buffers| buffers.rmbe(state.token))
+    }
+
+    /// This side's token.
+    pub fn token(&self) -> u32 {
+        self.state.lock().token
+    }
+
+    // For the program.
+
+    /// Reads what is there, 0 at the end of the stream. EAGAIN: nothing is there yet.
+    pub fn receive(self: &Arc<Self>, into: &mut [u8]) -> Result<usize> {
+        self.with(Errno(libc::ENOTCONN), |stream, at| stream.receive(at, into))
+    }
+
+    /// Takes as many of the bytes as there is room for, at least one. EAGAIN: there is none.
+    pub fn send(self: &Arc<Self>, bytes: &[u8]) -> Result<usize> {
+        self.with(Errno(libc::ENOTCONN), |stream, at| stream.send(at, bytes))
+    }
+
+    /// No more is sent. What has been goes out first.
+    pub fn shutdown_write(self: &Arc<Self>) -> Result<()> {
+        self.with(Errno(libc::ENOTCONN), |stream, at| {
+            stream.shutdown_write(at);
+            Ok(())
+        })
+    }
+
+    /// The program has no more use for it. What has been sent goes out, in the background.
+    pub fn close(self: &Arc<Self>) {
+        if sys::getpid() != self.pid {
+            return;
+        }
+        self.state.lock().closed = true;
+        let _ = self.with(Errno(0), |stream, at| {
+            stream.close(at);
+            Ok(())
+        });
+        self.inbox.send(Command::Closed(self.id));
+    }
+
+    /// The doorbell to sleep on until there is something to read, or an end or an error. `None`: there is already.
+    pub fn await_data(self: &Arc<Self>) -> Option<i32> {
+        let mut state = self.state.lock();
+        let stream = state.stream.as_mut()?;
+        if stream.is_readable() {
+            return None;
+        }
+        stream.data_wanted = true;
+        fd::drain(self.data.raw());
+        Some(self.data.raw())
+    }
+
+    /// The doorbell to sleep on until there is room for bytes, or sending fails. `None`: it is so already.
+    pub fn await_room(self: &Arc<Self>) -> Option<i32> {
+        let mut state = self.state.lock();
+        let stream = state.stream.as_mut()?;
+        if stream.is_writable() {
+            return None;
+        }
+        stream.room_wanted = true;
+        fd::drain(self.room.raw());
+        Some(self.room.raw())
+    }
+
+    /// For tools and tests. `None`: before the end of the handshake.
+    pub fn info(&self) -> Option<Info> {
+        let state = self.state.lock();
+        let stream = state.stream.as_ref()?;
+        Some(Info {
+            token: state.token,
+            peer_token: stream.peer.token,
+            close_state: stream.close_state(),
+            device: self.link.port.device.clone(),
+            port: self.link.port.number,
+            link: self.link.id,
+            counters: stream.counters,
+        })
+    }
+
+    // For the engine.
+
+    /// The handshake is over; `peer` is its RMBE as it named it.
+    pub fn establish(self: &Arc<Self>, peer: &Rmbe) {
+        let mut state = self.state.lock();
+        let Some(own) = state.buffers.as_ref().map(|buffers| buffers.rmbe(state.token)) else { return };
+        let Some(stream) = Stream::new(peer, &own) else { return };
+        state.stream = Some(stream);
+        let early = std::mem::take(&mut state.early);
+        drop(state);
+        early.iter().for_each(|cdc| self.received(cdc));
+    }
+
+    /// A CDC for it has come.
+    pub fn received(self: &Arc<Self>, cdc: &Cdc) {
+        let mut state = self.state.lock();
+        if state.stream.is_none() {
+            if state.early.len() < MAX_EARLY {
+                state.early.push(*cdc);
+            }
+            return;
+        }
+        drop(state);
+        let _ = self.with(Errno(0), |stream, at| {
+            stream.received(at, cdc);
+            Ok(())
+        });
+    }
+
+    /// A CDC of its own has gone, and before it the bytes of the stream up to `sent`.
+    pub fn sent(self: &Arc<Self>, sent: u64) {
+        let _ = self.with(Errno(0), |stream, at| {
+            stream.sent(at, sent);
+            Ok(())
+        });
+    }
+
+    /// It has come to the front of the line for a slot.
+    pub fn slot_is_free(self: &Arc<Self>) {
+        self.state.lock().queued = false;
+        let _ = self.with(Errno(0), |stream, at| {
+            stream.pump(at);
+            Ok(())
+        });
+    }
+
+    /// This side gives it up.
+    pub fn abort(self: &Arc<Self>) {
+        let _ = self.with(Errno(0), |stream, at| {
+            stream.abort(at);
+            Ok(())
+        });
+    }
+
+    /// Its link group has ended.
+    pub fn link_lost(self: &Arc<Self>) {
+        let _ = self.with(Errno(0), |stream, _| {
+            stream.link_lost();
+            Ok(())
+        });
+    }
+
+    /// Whether the peer has said that it sends no more.
+    pub fn peer_has_ended(&self) -> bool {
+        self.state.lock().stream.as_ref().is_none_or(Stream::peer_has_ended)
+    }
+
+    /// Whether nothing it has to say is unsaid, after the program closed it.
+    pub fn has_said_all(&self) -> bool {
+        self.state.lock().stream.as_ref().is_none_or(Stream::has_said_all)
+    }
+
+    /// If both sides are through and the program has closed it: its buffers, to which nobody writes any more, and its token.
+    pub fn finish(&self) -> Option<(u32, Option<Buffers>)> {
+        let mut state = self.state.lock();
+        let over = state.closed && state.stream.as_ref().is_some_and(Stream::is_over);
+        over.then(|| (state.token, state.buffers.take()))
+    }
+
+    /// Its buffers, when its handshake has failed.
+    pub fn abandon(&self) -> Option<Buffers> {
+        self.state.lock().buffers.take()
+    }
+
+    /// Does something with the stream, and then rings the doorbells that are wanted.
+    fn with<T>(
+        self: &Arc<Self>,
+        without: Errno,
+        act: impl FnOnce(&mut Stream, &mut Place<'_>) -> Result<T>,
+    ) -> Result<T> {
+        if sys::getpid() != self.pid {
+            return Err(Errno(libc::EOPNOTSUPP));
+        }
+        let mut state = self.state.lock();
+        let State { stream, buffers, queued, .. } = &mut *state;
+        let (Some(stream), Some(buffers)) = (stream, buffers) else { return Err(without) };
+        let result = act(stream, &mut Place { conn: self, buffers, queued });
+        if stream.data_wanted && stream.is_readable() {
+            stream.data_wanted = false;
+            fd::ring(self.data.raw());
+        }
+        if stream.room_wanted && stream.has_much_room() {
+            stream.room_wanted = false;
+            fd::ring(self.room.raw());
+        }
+        result
+    }
+}
+
+/// What a stream needs to send.
+pub(crate) struct Place<'a> {
+    conn: &'a Arc<Conn>,
+    buffers: &'a Buffers,
+    queued: &'a mut bool,
+}

@@ -1,0 +1,53 @@
+//! What the program's threads have to tell the engine's.
+
+use crate::engine::pending::Start;
+use parking_lot::Mutex;
+use smc_core::sys::fd::{self, OwnFd};
+use smc_core::sys::Result;
+use smc_wire::Time;
+
+/// Something for the engine's thread to do.
+pub enum Command {
+    /// A handshake begins.
+    Start(Box<Start>),
+    /// The program has closed this connection.
+    Closed(u64),
+    /// A work request on this link was refused.
+    LinkFailed(u64),
+    /// Close everything, and end at that time at the latest.
+    Finish(Time),
+}
+
+/// Commands, and a doorbell for the thread that takes them.
+pub struct Inbox {
+    bell: OwnFd,
+    commands: Mutex<Vec<Command>>,
+}
+
+impl Inbox {
+    pub fn new() -> Result<Inbox> {
+        Ok(Inbox { bell: fd::eventfd()?, commands: Mutex::new(Vec::new()) })
+    }
+
+    /// Readable when there are commands.
+    pub fn fd(&self) -> i32 {
+        self.bell.raw()
+    }
+
+    pub fn send(&self, command: Command) {
+        let mut commands = self.commands.lock();
+        commands.push(command);
+        // Not for each: who put in the first has rung, or is about to.
+        let first = commands.len() == 1;
+        drop(commands);
+        if first {
+            fd::ring(self.fd());
+        }
+    }
+
+    /// Takes all commands.
+    pub fn take(&self) -> Vec<Command> {
+        fd::drain(self.fd());
+        std::mem::take(&mut *self.commands.lock())
+    }
+}

@@ -1,0 +1,95 @@
+//! The engine: one thread that runs handshakes, answers LLC and takes completions, whatever the program does meanwhile.
+//!
+//! It starts with the first handshake. It sleeps in epoll over the completion channels of its links, a doorbell for commands, and TCP
+//! sockets (of handshakes, and for the end of peers), until the next timer: it does nothing while nothing happens.
+//!
+//! Only this thread touches handshakes and link groups. What connections share with the program's threads is in [`crate::conn`] and
+//! [`crate::link`].
+
+mod group;
+mod handshake;
+pub(crate) mod inbox;
+mod pending;
+mod prepare;
+mod runner;
+
+pub use pending::{Connection, Outcome, Pending};
+
+use inbox::{Command, Inbox};
+use parking_lot::Mutex;
+use pending::{Side, Start};
+use runner::Runner;
+use smc_core::sys::{self, Errno, Result};
+use smc_wire::{Eid, SizeCode, Time};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// How the engine is to work.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The enterprise ids that this host has; one must be the peer's too. At most 8 are proposed.
+    pub eids: Vec<Eid>,
+    /// Of the two rings of each connection.
+    pub buffer: SizeCode,
+    /// Use this RDMA device only.
+    pub device: Option<String>,
+}
+
+/// A process's SMC-R engine. See the [module](self).
+pub struct Engine {
+    config: Config,
+    inbox: Arc<Inbox>,
+    /// The process it belongs to: a forked child has not got its thread.
+    pid: u32,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The time by which the engine goes.
+pub(crate) fn now() -> Time {
+    Time::from_nanos(sys::now_ns())
+}
+
+impl Engine {
+    /// An engine that has not started.
+    pub fn new(config: Config) -> Result<Engine> {
+        Ok(Engine { config, inbox: Arc::new(Inbox::new()?), pid: sys::getpid(), thread: Mutex::new(None) })
+    }
+
+    /// Begins the handshake on a TCP connection that this process has opened, and whose peer is capable of SMC. Until it is over the
+    /// descriptor stays open, and nobody else reads or writes.
+    pub fn connect(&self, fd: i32) -> Result<Arc<Pending>> {
+        self.start(fd, Side::Client)
+    }
+
+    /// The same on one that it has accepted.
+    pub fn accept(&self, fd: i32) -> Result<Arc<Pending>> {
+        self.start(fd, Side::Server)
+    }
+
+    fn start(&self, fd: i32, side: Side) -> Result<Arc<Pending>> {
+        if sys::getpid() != self.pid {
+            return Err(Errno(libc::EOPNOTSUPP));
+        }
+        let mut thread = self.thread.lock();
+        if thread.as_ref().is_none_or(|thread| thread.is_finished()) {
+            let runner = Runner::new(self.config.clone(), Arc::clone(&self.inbox))?;
+            let spawned = std::thread::Builder::new().name("smc-rdma".into()).spawn(move || runner.run());
+            *thread = Some(spawned.map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EAGAIN)))?);
+        }
+        let pending = Pending::new()?;
+        self.inbox.send(Command::Start(Box::new(Start { fd, side, pending: Arc::clone(&pending) })));
+        Ok(pending)
+    }
+
+    /// Closes all connections, waits until their peers have closed them too, at most for `patience`, and ends all link groups. After
+    /// this the engine can start again.
+    pub fn finish(&self, patience: Time) {
+        if sys::getpid() != self.pid {
+            return;
+        }
+        if let Some(thread) = self.thread.lock().take() {
+            self.inbox.send(Command::Finish(now() + patience));
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! The engine's thread.
+
+use super::group::{Group, LAST_WORDS};
+use super::handshake::{Handshake, Machine};
+use super::inbox::{Command, Inbox};
+use super::pending::{Side, Start};
+use super::{now, Config, Outcome};
+use crate::conn::Conn;
+use crate::link::{Done, Link, RECEIVE};
+use crate::port::Port;
+use crate::sys::{self, Epoll, Event};
+use crate::verbs::AsyncEvent;
+use smc_core::sys::Result;
+use smc_wire::clc::{Decline, FirstContact, Proposal, Version};
+use smc_wire::group::{self, Incoming};
+use smc_wire::handshake::{Client, Failure, Fallback, Host, Server, ServerConfig};
+use smc_wire::llc::{DeleteReason, Llc};
+use smc_wire::{cdc, Bounded, Diagnosis, PeerId, Time};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// A peer whose TCP connection has ended and which has not said by CDC that it has, for as long, may be dead: it is tested.
+const SUSPICION: Time = Time::from_millis(500);
+
+/// What a descriptor in epoll is for, in the upper bits of its key; the lower ones are the number of the thing.
+const KIND_SHIFT: u32 = 56;
+const INBOX: u64 = 0;
+const HANDSHAKE: u64 = 1;
+pub(super) const LINK: u64 = 2;
+const CONNECTION: u64 = 3;
+const DEVICE: u64 = 4;
+
+pub(super) fn key(kind: u64, number: u64) -> u64 {
+    kind << KIND_SHIFT | number
+}
+
+/// What uses a link.
+#[derive(Clone, Copy)]
+pub(super) enum Use {
+    /// A first contact, the handshake with this number.
+    Forming(u64),
+    /// The group with the link's number.
+    Group,
+}
+
+/// A connection after its handshake.
+struct Watched {
+    conn: Arc<Conn>,
+    /// Its TCP socket, until the program has closed the connection.
+    fd: Option<i32>,
+}
+
+/// All there is. See the [module of the engine](super).
+pub(super) struct Runner {
+    pub config: Config,
+    pub inbox: Arc<Inbox>,
+    pub epoll: Epoll,
+    /// Of this process; known when the first port is.
+    peer_id: Option<PeerId>,
+    pub host: Host,
+    ports: HashMap<Ipv4Addr, Arc<Port>>,
+    pub handshakes: HashMap<u64, Handshake>,
+    pub links: HashMap<u64, (Arc<Link>, Use)>,
+    pub groups: HashMap<u64, Group>,
+    connections: HashMap<u64, Watched>,
+    /// Connections whose TCP has ended, and when to look at them.
+    suspects: Vec<(Time, u64)>,
+    last: u64,
+    finishing: Option<Time>,
+}
+
+impl Runner {
+    pub fn new(config: Config, inbox: Arc<Inbox>) -> Result<Runner> {
+        let epoll = Epoll::new()?;
+        epoll.add(inbox.fd(), libc::EPOLLIN as u32, key(INBOX, 0))?;
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Ok(Runner {
+            config,
+            inbox,
+            epoll,
+            peer_id: None,
+            host: Host { name: FirstContact::padded_name(name.trim().as_bytes()), features: 0 },
+            ports: HashMap::new(),
+            handshakes: HashMap::new(),
+            links: HashMap::new(),
+            groups: HashMap::new(),
+            connections: HashMap::new(),
+            suspects: Vec::new(),
+            last: 0,
+            finishing: None,
+        })
+    }
+
+    /// A number that nothing else has.
+    pub fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    pub fn run(mut self) {
+        sys::block_signals();
+        let mut events = Vec::new();
+        loop {
+            if self.epoll.wait(&mut events, self.sleep()).is_err() {
+                log::warn!("epoll failed; SMC-R ends");
+                return;
+            }
+            for event in &events {
+                self.handle(event);
+            }
+            self.timers();
+            if self.is_finished() {
+                return;
+            }
+        }
+    }
+
+    /// How long nothing is to be done, in milliseconds.
+    fn sleep(&self) -> i32 {
+        let handshakes = self.handshakes.values().filter_map(Handshake::deadline);
+        let groups = self.groups.values().filter_map(|group| group.gone_at.or(group.wire.deadline()));
+        let suspects = self.suspects.iter().map(|(at, _)| *at);
+        match handshakes.chain(groups).chain(suspects).chain(self.finishing).min() {
+            None => -1,
+            // Rounded up: not to wake too early.
+            Some(at) => at.saturating_sub(now()).as_micros().div_ceil(1000).min(i32::MAX as u128) as i32,
+        }
+    }
+
+    fn handle(&mut self, event: &Event) {
+        let number = event.key & ((1 << KIND_SHIFT) - 1);
+        match event.key >> KIND_SHIFT {
+            INBOX => {
+                for command in self.inbox.take() {
+                    self.command(command);
+                }
+            }
+            HANDSHAKE => self.with_handshake(number, |handshake, _| handshake.read()),
+            LINK => self.link_event(number),
+            CONNECTION => {
+                self.suspects.push((now() + SUSPICION, number));
+            }
+            DEVICE => self.device_event(number),
+            _ => {}
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Start(start) => self.start(*start),
+            Command::Closed(id) => {
+                if let Some(fd) = self.connections.get_mut(&id).and_then(|watched| watched.fd.take()) {
+                    self.epoll.remove(fd);
+                }
+                self.sweep(id);
+            }
+            Command::LinkFailed(id) => self.link_failed(id),
+            Command::Finish(at) => {
+                self.finishing = Some(at);
+                for watched in self.connections.values() {
+                    watched.conn.close();
+                }
+            }
+        }
+    }
+
+    // Handshakes.
+
+    fn start(&mut self, Start { fd, side, pending }: Start) {
+        let port = self.port(fd);
+        let peer_id = self.peer_id.unwrap_or_default();
+        let machine = match (side, &port) {
+            (Side::Client, Some(port)) => {
+                let eids = self.config.eids.iter().copied().take(8).collect::<Vec<_>>();
+                let eids = Bounded::try_from(eids).unwrap_or_default();
+                let proposal = Proposal::smc_r_v2(peer_id, port.mac, port.gid, eids);
+                Machine::Client(Client::new(now(), proposal, self.host))
+            }
+            (Side::Client, None) => {
+                // The option was offered, so the server waits for CLC.
+                let decline = Decline::new(Version::V2, peer_id, Diagnosis::NOSMCDEV);
+                let _ = sys::send(fd, &decline.encode());
+                return pending.finish(Outcome::Tcp(Fallback {
+                    diagnosis: Diagnosis::NOSMCDEV,
+                    peer: None,
+                    out_of_sync: false,
+                }));
+            }
+            (Side::Server, _) => {
+                let config = ServerConfig {
+                    peer_id,
+                    eids: self.config.eids.clone(),
+                    max_connections: 255,
+                    max_links: 1,
+                    host: self.host,
+                };
+                Machine::Server(Server::new(now(), config))
+            }
+        };
+        let number = self.number();
+        let mut handshake = Handshake::new(fd, side, pending, port, machine);
+        if self.epoll.add(fd, libc::EPOLLIN as u32, key(HANDSHAKE, number)).is_err() {
+            handshake.closed();
+        }
+        self.handshakes.insert(number, handshake);
+        self.with_handshake(number, |_, _| {});
+    }
+
+    /// The port for a TCP connection.
+    fn port(&mut self, fd: i32) -> Option<Arc<Port>> {
+        let local = smc_core::sys::sock::local(fd).ok()?;
+        let address = Ipv4Addr::from(local.v4()?);
+        if let Some(port) = self.ports.get(&address).filter(|port| port.is_usable()) {
+            return Some(Arc::clone(port));
+        }
+        let port = Arc::new(Port::find(address, self.config.device.as_deref())?);
+        let number = u64::from(u32::from(address));
+        // Gone with the port's last user; epoll forgets the descriptor then.
+        let _ = self.epoll.add(port.context.async_fd(), libc::EPOLLIN as u32, key(DEVICE, number));
+        self.ports.insert(address, Arc::clone(&port));
+        if self.peer_id.is_none() {
+            let mut id = [0; 8];
+            smc_core::sys::random(&mut id[..2]).ok()?;
+            id[2..].copy_from_slice(&port.mac.0);
+            self.peer_id = Some(PeerId(id));
+        }
+        Some(port)
+    }
+
+    pub fn peer_id(&self) -> PeerId {
+        self.peer_id.unwrap_or_default()
+    }
+
+    // Links.
+
+    fn link_event(&mut self, id: u64) {
+        let Some(link) = self.links.get(&id).map(|(link, _)| Arc::clone(link)) else { return };
+        let mut done = Vec::new();
+        let result = link.completions(&mut done);
+        for done in done {
+            match done {
+                Done::Received { index, length } => {
+                    let mut bytes = [0; RECEIVE];
+                    link.message(index, &mut bytes[..length]);
+                    if link.repost(index).is_err() {
+                        self.inbox.send(Command::LinkFailed(id));
+                    }
+                    self.message(id, &bytes[..length]);
+                }
+                Done::Sent { conn, sent } => {
+                    conn.sent(sent);
+                    self.sweep(conn.id);
+                }
+                Done::Llc => {}
+            }
+        }
+        while let Some(conn) = link.next_waiting() {
+            conn.slot_is_free();
+        }
+        if result.is_err() {
+            self.link_failed(id);
+        }
+    }
+
+    fn message(&mut self, id: u64, bytes: &[u8]) {
+        match self.links.get(&id).map(|(_, used)| *used) {
+            Some(Use::Forming(_)) if bytes.first() == Some(&cdc::TYPE) => {}
+            Some(Use::Forming(number)) => {
+                self.with_handshake(number, |handshake, _| match Llc::decode(bytes) {
+                    Ok(Some(message)) => handshake.received_llc(&message),
+                    Ok(None) => {}
+                    Err(_) => handshake.link_failed(),
+                })
+            }
+            Some(Use::Group) => {
+                let Some(group) = self.groups.get_mut(&id) else { return };
+                match group.wire.receive(now(), bytes) {
+                    Incoming::Cdc(cdc) => {
+                        if let Some(conn) = group.wire.connection(cdc.token).map(Arc::clone) {
+                            conn.received(&cdc);
+                            self.sweep(conn.id);
+                        }
+                    }
+                    Incoming::Llc => self.drive_group(id),
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn link_failed(&mut self, id: u64) {
+        match self.links.get(&id).map(|(_, used)| *used) {
+            Some(Use::Forming(number)) => self.with_handshake(number, |handshake, _| handshake.link_failed()),
+            Some(Use::Group) => {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    group.wire.link_failed();
+                    group.link.fail();
+                }
+                self.drive_group(id);
+            }
+            None => {}
+        }
+    }
+
+    fn device_event(&mut self, number: u64) {
+        let address = Ipv4Addr::from(number as u32);
+        let Some(port) = self.ports.get(&address).map(Arc::clone) else { return };
+        while let Some(event) = port.context.next_event() {
+            let failed = |link: &Link| {
+                Arc::ptr_eq(&link.port.context, &port.context)
+                    && match event {
+                        AsyncEvent::DeviceFatal => true,
+                        AsyncEvent::PortDown(down) => link.port.number == down,
+                        AsyncEvent::Other => false,
+                    }
+            };
+            if event == AsyncEvent::DeviceFatal {
+                self.epoll.remove(port.context.async_fd());
+                self.ports.remove(&address);
+            }
+            let links = self.links.iter().filter(|(_, (link, _))| failed(link)).map(|(id, _)| *id);
+            for id in links.collect::<Vec<_>>() {
+                log::info!("link {id}: {event:?}");
+                self.link_failed(id);
+            }
+        }
+    }
+
+    // Link groups.
+
+    /// Does what a group's state machine wants.
+    pub fn drive_group(&mut self, id: u64) {
+        loop {
+            let Some(group) = self.groups.get_mut(&id) else { return };
+            let Some(action) = group.wire.poll_action() else { return };
+            match action {
+                group::Action::Send(message) => group.link.send_llc(message),
+                group::Action::RkeyConfirmed(rmb, confirmed) => {
+                    log::debug!("link group {id}: rkey {:#x} confirmed: {confirmed}", rmb.rkey);
+                    if let Some(number) = group.confirming.remove(&rmb.rkey) {
+                        self.with_handshake(number, |handshake, runner| {
+                            runner.rkey_confirmed(handshake, confirmed);
+                        });
+                    }
+                }
+                group::Action::RkeyDeleted(rkey) => group.forgotten(rkey),
+                group::Action::Ended(why) => {
+                    log::info!("link group {id} has ended: {why:?}");
+                    group.gone_at = Some(now() + LAST_WORDS);
+                    let waiting: Vec<u64> = group.confirming.drain().map(|(_, number)| number).collect();
+                    let connections: Vec<_> = group.wire.connections().map(|(_, c)| Arc::clone(c)).collect();
+                    for number in waiting {
+                        self.with_handshake(number, |handshake, runner| {
+                            runner.rkey_confirmed(handshake, false)
+                        });
+                    }
+                    for conn in connections {
+                        conn.link_lost();
+                        self.sweep(conn.id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a link out of use.
+    pub fn drop_link(&mut self, id: u64) {
+        if let Some((link, _)) = self.links.remove(&id) {
+            self.epoll.remove(link.fd());
+            link.fail();
+        }
+    }
+
+    // Connections.
+
+    /// A handshake has ended in this connection.
+    pub fn watch(&mut self, conn: &Arc<Conn>, fd: i32) {
+        let flags = libc::EPOLLRDHUP | libc::EPOLLET;
+        let watched = self.epoll.add(fd, flags as u32, key(CONNECTION, conn.id)).is_ok();
+        self.connections.insert(conn.id, Watched { conn: Arc::clone(conn), fd: watched.then_some(fd) });
+    }
+
+    /// Forgets a connection if both sides are through with it.
+    fn sweep(&mut self, id: u64) {
+        let Some(conn) = self.connections.get(&id).map(|watched| Arc::clone(&watched.conn)) else { return };
+        let Some((token, buffers)) = conn.finish() else { return };
+        self.connections.remove(&id);
+        let link = conn.link().id;
+        if let Some(group) = self.groups.get_mut(&link) {
+            group.wire.remove(now(), token);
+            if let Some(buffers) = buffers.filter(|_| !group.wire.has_ended()) {
+                group.give_back(now(), buffers);
+            }
+        }
+        self.drive_group(link);
+    }
+
+    /// TCP has ended for some time, and the peer has not said that it has: is it there at all?
+    fn test(&mut self, id: u64) {
+        let Some(watched) = self.connections.get(&id) else { return };
+        if watched.conn.peer_has_ended() {
+            return;
+        }
+        let link = watched.conn.link().id;
+        if let Some(group) = self.groups.get_mut(&link) {
+            group.wire.test(now());
+        }
+        self.drive_group(link);
+    }
+
+    // Time.
+
+    fn timers(&mut self) {
+        let at = now();
+        let handshakes = self.handshakes.iter().filter(|(_, h)| h.deadline().is_some_and(|d| d <= at));
+        for number in handshakes.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.with_handshake(number, |handshake, _| handshake.timeout(at));
+        }
+        let groups = self.groups.iter().filter(|(_, g)| g.wire.deadline().is_some_and(|d| d <= at));
+        for id in groups.map(|(id, _)| *id).collect::<Vec<_>>() {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.wire.timeout(at);
+            }
+            self.drive_group(id);
+        }
+        let due: Vec<u64> = self.suspects.iter().filter(|(when, _)| *when <= at).map(|(_, id)| *id).collect();
+        self.suspects.retain(|(when, _)| *when > at);
+        for id in due {
+            self.test(id);
+        }
+        let gone =
+            self.groups.iter().filter(|(_, g)| g.gone_at.is_some_and(|d| d <= at || g.link.is_quiet()));
+        for id in gone.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.groups.remove(&id);
+            self.drop_link(id);
+        }
+    }
+
+    /// After [`Command::Finish`]: whether the thread may end.
+    fn is_finished(&mut self) -> bool {
+        let Some(at) = self.finishing else { return false };
+        let late = at <= now();
+        let busy = !self.handshakes.is_empty() || !self.connections.is_empty();
+        if busy && !late {
+            return false;
+        }
+        if late {
+            for watched in self.connections.values().filter(|watched| !watched.conn.has_said_all()) {
+                watched.conn.abort();
+            }
+        }
+        let ids: Vec<u64> = self.groups.keys().copied().collect();
+        for id in &ids {
+            if let Some(group) = self.groups.get_mut(id) {
+                group.wire.terminate(DeleteReason::PROGRAM);
+            }
+            self.drive_group(*id);
+        }
+        // Until their last messages have gone.
+        self.finishing = Some(at.max(now() + LAST_WORDS));
+        self.timers();
+        self.groups.is_empty()
+    }
+}
+
+/// The end of the thread, orderly or not: nobody waits for it in vain.
+impl Drop for Runner {
+    fn drop(&mut self) {
+        for watched in self.connections.values() {
+            watched.conn.link_lost();
+        }
+        for handshake in self.handshakes.values() {
+            handshake.pending.finish(Outcome::Failed(Failure::Closed));
+        }
+        for (link, _) in self.links.values() {
+            link.fail();
+        }
+    }
+}

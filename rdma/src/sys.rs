@@ -1,0 +1,123 @@
+//! System calls that smc-core does not have, made directly: the program's own functions may be hooked.
+
+use smc_core::sys;
+use smc_core::sys::fd::OwnFd;
+use smc_core::sys::{Errno, Result};
+use std::ffi::CStr;
+use std::net::Ipv4Addr;
+use std::ptr;
+
+/// An epoll instance. Descriptors are known by a key of the caller's.
+pub struct Epoll(OwnFd);
+
+/// Something happened to the descriptor with this key.
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    pub key: u64,
+}
+
+impl Epoll {
+    pub fn new() -> Result<Epoll> {
+        // SAFETY: integer arguments only.
+        let fd = unsafe { sys!(SYS_epoll_create1, libc::EPOLL_CLOEXEC) }?;
+        OwnFd::adopt(fd as i32).map(Epoll)
+    }
+
+    pub fn add(&self, fd: i32, flags: u32, key: u64) -> Result<()> {
+        let event = libc::epoll_event { events: flags, u64: key };
+        // SAFETY: the event is read before the call returns.
+        unsafe { sys!(SYS_epoll_ctl, self.0.raw(), libc::EPOLL_CTL_ADD, fd, &event as *const _) }.map(drop)
+    }
+
+    pub fn remove(&self, fd: i32) {
+        let event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: the event is not looked at.
+        let _ = unsafe { sys!(SYS_epoll_ctl, self.0.raw(), libc::EPOLL_CTL_DEL, fd, &event as *const _) };
+    }
+
+    /// Sleeps until something happens, at most for `timeout_ms` (-1: without limit). An interruption counts as nothing.
+    pub fn wait(&self, into: &mut Vec<Event>, timeout_ms: i32) -> Result<()> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+        // SAFETY: the array has room for as many as are asked for; no signal mask.
+        let waited = unsafe {
+            sys!(SYS_epoll_pwait, self.0.raw(), events.as_mut_ptr(), events.len(), timeout_ms, 0, 8)
+        };
+        into.clear();
+        match waited {
+            Ok(count) => {
+                into.extend(events[..count].iter().map(|e| Event { key: e.u64 }));
+                Ok(())
+            }
+            Err(Errno(libc::EINTR)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Reads from a socket without waiting.
+pub fn receive(fd: i32, into: &mut [u8]) -> Result<usize> {
+    // SAFETY: the buffer has that length.
+    unsafe { sys!(SYS_recvfrom, fd, into.as_mut_ptr(), into.len(), libc::MSG_DONTWAIT, 0, 0) }
+}
+
+/// Writes to a socket without waiting and without SIGPIPE.
+pub fn send(fd: i32, bytes: &[u8]) -> Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the buffer has that length.
+    unsafe { sys!(SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, 0, 0) }
+}
+
+/// Blocks all signals in the calling thread: handlers are to run in the program's threads.
+pub fn block_signals() {
+    let all = [u64::MAX; 1];
+    // SAFETY: eight bytes are the size of the kernel's signal set.
+    let _ = unsafe { sys!(SYS_rt_sigprocmask, libc::SIG_BLOCK, all.as_ptr(), 0, 8) };
+}
+
+/// A network interface's IPv4 address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    pub name: String,
+    pub address: Ipv4Addr,
+    pub mask: Ipv4Addr,
+}
+
+impl Interface {
+    /// Whether `other` is in its subnet.
+    pub fn reaches(&self, other: Ipv4Addr) -> bool {
+        let net = |address: Ipv4Addr| u32::from(address) & u32::from(self.mask);
+        net(self.address) == net(other)
+    }
+}
+
+/// The IPv4 addresses of this host.
+pub fn interfaces() -> Vec<Interface> {
+    let mut list = ptr::null_mut();
+    // SAFETY: the list is freed below.
+    if unsafe { libc::getifaddrs(&mut list) } != 0 {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut next = list;
+    // SAFETY: entries are valid until the list is freed; addresses may be null, and have the type their family says.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        next = entry.ifa_next;
+        let ipv4 = |address: *const libc::sockaddr| {
+            // SAFETY: as above.
+            unsafe {
+                let family = address.as_ref()?.sa_family;
+                (i32::from(family) == libc::AF_INET).then(|| {
+                    Ipv4Addr::from(u32::from_be((*address.cast::<libc::sockaddr_in>()).sin_addr.s_addr))
+                })
+            }
+        };
+        if let (Some(address), Some(mask)) = (ipv4(entry.ifa_addr), ipv4(entry.ifa_netmask)) {
+            // SAFETY: names end in NUL.
+            let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy().into_owned();
+            found.push(Interface { name, address, mask });
+        }
+    }
+    // SAFETY: it came from getifaddrs.
+    unsafe { libc::freeifaddrs(list) };
+    found
+}
