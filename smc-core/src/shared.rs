@@ -25,8 +25,6 @@ pub struct TxState {
     pub switch_at: AtomicU64,
     /// Bytes written to the ring since it exists.
     pub tail: AtomicU64,
-    /// The cursor that lies at the first byte of the ring; see [`crate::ring`].
-    pub base: AtomicU64,
     /// The value of `tail` from which on it is worth a look whether the ring can begin anew.
     pub rebase_at: AtomicU64,
     /// Bytes written to TCP since connect. Also added to without the lock while the connection is native.
@@ -133,9 +131,7 @@ impl EndState {
         for word in [&self.pinned, &self.tx.switch_at, &self.tx.tail, &self.tx.tcp, &self.tx.head_seen] {
             word.store(0, Ordering::Relaxed);
         }
-        for word in [&self.tx.base, &self.tx.rebase_at] {
-            word.store(0, Ordering::Relaxed);
-        }
+        self.tx.rebase_at.store(0, Ordering::Relaxed);
         for word in [&self.tx.full_since, &self.tx.full_head, &self.tx.tick, &self.tx.debt] {
             word.store(0, Ordering::Relaxed);
         }

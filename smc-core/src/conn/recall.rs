@@ -135,9 +135,7 @@ impl Conn {
         let mut debt = tx.debt.load(Ordering::Relaxed);
         while tx.owes.load(Ordering::Relaxed) != 0 && debt < tail {
             let len = (tail - debt) as usize;
-            let [(at, first), _] = view
-                .tx_pieces(debt, tx.base.load(Ordering::Relaxed), len)
-                .map_err(|Broken| self.broken(fd))?;
+            let [(at, first), _] = view.tx_pieces(debt, len).map_err(|Broken| self.broken(fd))?;
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             // SAFETY: the piece lies in the ring, and the peer takes nothing from it any more.
             let n = unsafe { sys!(SYS_sendto, fd, at, first, flags, 0, 0) }?;

@@ -307,16 +307,13 @@ impl Conn {
         {
             return None;
         }
-        let mut base = tx.base.load(Ordering::Relaxed);
         if tail >= tx.rebase_at.load(Ordering::Relaxed) {
             if dir.space(tail, size) == Ok(size) {
-                base = tail;
-                tx.base.store(base, Ordering::Relaxed);
-                dir.rebase(base);
+                dir.rebase(tail);
             }
             tx.rebase_at.store(tail + REBASE_AFTER, Ordering::Relaxed);
         }
-        let Ok(pieces) = view.tx_pieces(tail, base, n) else { return Some(Found::Error(self.broken(fd))) };
+        let Ok(pieces) = view.tx_pieces(tail, n) else { return Some(Found::Error(self.broken(fd))) };
         let n = match op.source.fill(pieces) {
             Ok(n) => n,
             Err(Dry::End) => return Some(Found::Complete),

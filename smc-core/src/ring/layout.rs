@@ -227,15 +227,14 @@ impl SlotView {
         [(unsafe { ring.add(start) }, first), (ring, len - first)]
     }
 
-    /// Where `len` bytes from cursor `tail` are to be produced, with the ring's first byte at cursor `base`. `len` must not
-    /// exceed the ring's size.
+    /// Where `len` bytes from cursor `tail` are to be produced. `len` must not exceed the ring's size.
     #[inline]
-    pub fn tx_pieces(&self, tail: u64, base: u64, len: usize) -> Result<[(*mut u8, usize); 2], Broken> {
+    pub fn tx_pieces(&self, tail: u64, len: usize) -> Result<[(*mut u8, usize); 2], Broken> {
         let size = self.tx_size();
         if len as u64 > size {
             return Err(Broken);
         }
-        Ok(Self::pieces(self.ring(self.end), size, tail.wrapping_sub(base), len))
+        Ok(Self::pieces(self.ring(self.end), size, tail.wrapping_sub(self.tx().base()), len))
     }
 
     /// Where `len` bytes from cursor `head` lie, which [`Direction::view`] has shown. `len` must not exceed the ring's size.

@@ -210,8 +210,9 @@ impl Direction {
         Ok(View { bytes, next })
     }
 
-    /// The cursor of the ring's first byte, for all bytes that [`Direction::view`] has shown and that are not given back
-    /// yet. From the peer: any value is possible, and none leads outside the ring.
+    /// The cursor of the ring's first byte: for a consumer, for all bytes that [`Direction::view`] has shown and that are not
+    /// given back yet. There is no private copy, with which it could disagree when a process dies between two stores. The
+    /// peer may have put any value here, and none leads outside the ring.
     #[inline]
     pub fn base(&self) -> u64 {
         self.producer.base.load(Ordering::Relaxed)
