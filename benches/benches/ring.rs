@@ -36,7 +36,7 @@ fn produce(end: &SlotView, cursors: &mut Cursors, message: &[u8]) -> bool {
         return false;
     }
     let mut rest = message;
-    for (to, len) in end.tx_pieces(cursors.tail, 0, message.len()).expect("it fits") {
+    for (to, len) in end.tx_pieces(cursors.tail, message.len()).expect("it fits") {
         let (now, later) = rest.split_at(len);
         // SAFETY: `to` names `len` bytes of the ring, which this end alone writes until it publishes them.
         unsafe { now.as_ptr().copy_to_nonoverlapping(to, len) };
