@@ -128,8 +128,8 @@ bench() {
 
 # has KIND TEXT: TEXT is among the lines that reported(KIND) has: redis-benchmark asks for the configuration on a
 # connection of its own, which is too short to move.
-has() { reported "$1" | grep -qxF -- "$2"; }
-none_moved() { ! reported redis | grep -q SMCD; }
+has() { grep -qxF -- "$2" <<<"$(reported "$1")"; }
+none_moved() { [[ $(reported redis) != *SMCD* ]]; }
 
 for rule in "exclude program=redis-server" "exclude program=redis-server local=127.0.0.1:PORT" "exclude local=:PORT" \
     "include program=redis-benchmark

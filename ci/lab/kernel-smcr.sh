@@ -24,7 +24,7 @@ exchange without-eid 'TCP 0x03030000' 'TCP 0x05000000/0x03030000' 1 10000 1000
 kernel_smc
 [[ $("$smcr" ueid show) == SMCLAB ]] || fail "ueid show: $("$smcr" ueid show)"
 "$smcr" pnet show
-"$smcr" --json pnet show | grep -q '"pnet_id":"LABNET"' || fail "pnet show"
+[[ $("$smcr" --json pnet show) == *'"pnet_id":"LABNET"'* ]] || fail "pnet show"
 "$smcr" ueid add SMCLAB 2>/dev/null && fail "an EID was added twice"
 signal ready
 await ready

@@ -5,7 +5,7 @@ set -uo pipefail
 source "$LAB_ROOT/ci/lab/lib.sh"
 
 uname -r
-ibv_devinfo -d rxe0 | grep -q PORT_ACTIVE || fail "rxe0 is not active"
+[[ $(ibv_devinfo -d rxe0) == *PORT_ACTIVE* ]] || fail "rxe0 is not active"
 for module in smc smc_diag rdma_rxe; do
     [[ -d /sys/module/$module ]] || fail "module $module is not loaded"
 done
@@ -17,7 +17,7 @@ until_true 30 redis-cli -p 7000 ping >/dev/null 2>&1 || fail "redis-server does 
 "${smc[@]}" redis-benchmark -p 7000 -q -c 10 -n 20000 -t set,get >"$LAB_SHARED/benchmark" &
 benchmark=$!
 on_shared_memory() {
-    "$LAB_BIN/smcss" --json | grep -q '"mode":"SMCD"'
+    [[ $("$LAB_BIN/smcss" --json) == *'"mode":"SMCD"'* ]]
 }
 until_true 60 on_shared_memory || fail "no connection on shared memory: $("$LAB_BIN/smcss" -d)"
 "$LAB_BIN/smcss" -d

@@ -23,8 +23,8 @@ nobody "$smcctl" tcp-option on 2>/dev/null && fail "turned on by nobody"
 status 3 off
 "$smcctl" tcp-option on || fail "on"
 status 0 "on for $cgroups"
-"$smcctl" tcp-option on | grep -q '^already on' || fail "a second on"
-nobody "$smcctl" tcp-option status | grep -q '^available' || fail "not available to nobody"
+[[ $("$smcctl" tcp-option on) == "already on"* ]] || fail "a second on"
+[[ $(nobody "$smcctl" tcp-option status) == available* ]] || fail "not available to nobody"
 failed=0
 for mode in '' cookies kernel; do
     # shellcheck disable=SC2086 # no argument rather than an empty one

@@ -383,7 +383,9 @@ impl Conn {
     /// Whether the peer is ready for a return to TCP.
     fn tx_can_return(&self, tx: &TxState) -> bool {
         let view = self.view();
-        let Ok(lag) = view.tx().lag(tx.announced.load(Ordering::Relaxed)) else { return false };
+        // A peer that says what cannot be is not waited for: it might be gone, and a writer would wait for ever. Its own
+        // stream is all that can be harmed.
+        let Ok(lag) = view.tx().lag(tx.announced.load(Ordering::Relaxed)) else { return true };
         // As long as a read may be under way on the peer's side that knows nothing of the ring, or not of our latest
         // switch to it, bytes sent over TCP could be taken by it for those before that switch.
         if lag >= MAX_LEAD {

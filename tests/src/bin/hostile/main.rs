@@ -2,7 +2,7 @@
 //! of the rendezvous and of the shared memory. The victim, an echo server under the preload library, must not crash,
 //! hang or spin, and its connections with an honest client must carry the right bytes all the while.
 //!
-//!     hostile [--seed N] [--rounds N] [--preload FILE]
+//!     hostile [--seed N] [--rounds N] [--preload FILE] [--filter TEXT]
 //!
 //! The program itself runs natively; it starts the victim and the honest client with the library.
 
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let mut seed = u64::from(std::process::id());
     let mut rounds = 10;
+    let mut filter = String::new();
     let mut preload = std::env::var("SMC_PRELOAD").unwrap_or_default();
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
@@ -37,8 +38,9 @@ fn main() -> ExitCode {
             "--seed" => seed = value().parse().expect("a number"),
             "--rounds" => rounds = value().parse().expect("a number"),
             "--preload" => preload = value(),
+            "--filter" => filter = value(),
             _ => {
-                eprintln!("usage: hostile [--seed N] [--rounds N] [--preload FILE]");
+                eprintln!("usage: hostile [--seed N] [--rounds N] [--preload FILE] [--filter TEXT]");
                 return ExitCode::from(2);
             }
         }
@@ -48,6 +50,9 @@ fn main() -> ExitCode {
     let mut tests = Tests { preload, random: Random::new(seed), passed: 0, failed: 0 };
     for waiting in ["epoll", "blocking"] {
         for (name, test) in messages::TESTS.iter().chain(impostors::TESTS).chain(attacks::TESTS) {
+            if !format!("{name} [{waiting}]").contains(&filter) {
+                continue;
+            }
             let rounds = if attacks::TESTS.iter().any(|(n, _)| n == name) { rounds } else { 1 };
             tests.run(name, waiting, rounds, *test);
         }
