@@ -114,6 +114,10 @@ impl Conn {
                 May::Fail(e) => return Step::Fail(e),
             };
             if !on_ring {
+                // Rung before, for what this attempt has seen.
+                if self.quiet_bell(Bell::Space) {
+                    continue;
+                }
                 return Step::Sleep(Sleep::new(
                     (fd, libc::POLLOUT),
                     self.wakes_me(Bell::Space),

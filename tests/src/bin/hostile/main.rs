@@ -163,6 +163,7 @@ impl Drop for Puppet {
 
 /// A victim and an honest client of it.
 pub struct Stage {
+    preload: String,
     pub victim: Puppet,
     honest: Puppet,
     pub port: u16,
@@ -176,7 +177,8 @@ impl Stage {
         let victim = Puppet::start(preload, &["--victim", waiting]);
         let port = victim.answer().expect("the victim's port") as u16;
         let honest = Puppet::start(preload, &["--honest", &port.to_string()]);
-        let stage = Stage { victim, honest, port, descriptors: 0, keeps: 0.into() };
+        let stage =
+            Stage { preload: preload.to_owned(), victim, honest, port, descriptors: 0, keeps: 0.into() };
         stage.honest_lap().expect("a first lap");
         Stage { descriptors: stage.victim.descriptors(), ..stage }
     }
@@ -263,6 +265,13 @@ impl Stage {
         }
     }
 
+    /// What died with a peer is freed when the next one comes: one does.
+    fn another_comes(&self) -> Result<(), String> {
+        let another = Puppet::start(&self.preload, &["--honest", &self.port.to_string()]);
+        another.tell("")?;
+        another.answer().map(drop).map_err(|why| format!("another honest client: {why}"))
+    }
+
     fn check_at_the_end(&mut self) -> Result<(), String> {
         self.honest_lap()?;
         self.rests()?;
@@ -281,7 +290,7 @@ impl Stage {
                     self.victim.kinds()
                 ));
             }
-            std::thread::sleep(Duration::from_millis(1));
+            self.another_comes()?;
         }
         Ok(())
     }
