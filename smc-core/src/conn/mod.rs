@@ -719,12 +719,7 @@ impl Conn {
         let handed_over = self.is_pinned();
         if self.ring_state().readable && !handed_over {
             // TCP answers a close with unread data by a reset, so that the sender learns of the loss.
-            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-            let len = core::mem::size_of::<libc::linger>();
-            // SAFETY: the value outlives the call.
-            let _ = unsafe {
-                sys!(SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger as *const _, len)
-            };
+            let _ = sock::reset_at_close(fd);
         }
         if self.tx_let_go(&self.end().tx) {
             self.ring_peer(Bell::Data);
@@ -739,8 +734,7 @@ impl Conn {
         let why = Why::new(Detail::RingGarbled);
         let _ = self.end().pinned.compare_exchange(0, why.pack(), Ordering::SeqCst, Ordering::SeqCst);
         self.entry().set_why(why);
-        // SAFETY: integer arguments only.
-        let _ = unsafe { sys!(SYS_shutdown, fd, libc::SHUT_RDWR) };
+        let _ = sock::shutdown(fd, libc::SHUT_RDWR);
         Errno(libc::ECONNRESET)
     }
 
