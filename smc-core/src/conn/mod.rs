@@ -96,6 +96,7 @@ pub struct Conn {
     pub(crate) cold: Mutex<Cold>,
     pub(crate) rx_spin: spin::Spin,
     pub(crate) tx_spin: spin::Spin,
+    pub(crate) gather: spin::Gather,
     /// Calls under way that read from (write to) TCP without knowing of the ring.
     native_rx: Line,
     native_tx: Line,
@@ -132,6 +133,7 @@ impl Default for Conn {
             cold: Mutex::new(Cold::default()),
             rx_spin: spin::Spin::default(),
             tx_spin: spin::Spin::default(),
+            gather: spin::Gather::default(),
             native_rx: Line::default(),
             native_tx: Line::default(),
         }
@@ -197,6 +199,7 @@ impl Conn {
         conn.next_step.store(0, Ordering::Relaxed);
         conn.rx_spin.reset();
         conn.tx_spin.reset();
+        conn.gather.reset();
         if let Some(mut cold) = conn.cold.try_lock() {
             *cold = Cold::default();
         }

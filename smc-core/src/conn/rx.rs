@@ -101,10 +101,11 @@ impl Conn {
                 Found::Nothing => None,
                 Found::RingEmpty => {
                     op.ask_kernel = true;
-                    if op.flags & libc::MSG_DONTWAIT != 0
-                        || !self.waits()
-                        || self.rx_spin.wait(self.view().rx().producer_cpu(), || self.rx_news(generation))
-                    {
+                    if op.flags & libc::MSG_DONTWAIT != 0 || !self.waits() {
+                        continue;
+                    }
+                    if self.rx_spin.wait(self.view().rx().producer_cpu(), || self.rx_news(generation)) {
+                        self.gather.look_away(self.end().tx.tail.load(Ordering::Relaxed), || self.ring_bytes());
                         continue;
                     }
                     // The sleep watches the socket: it ends at once if the kernel has anything to tell.
@@ -155,6 +156,18 @@ impl Conn {
         }
         let whole = op.buffers.remaining() as u64;
         self.low_water().min(whole).max(1) as usize
+    }
+
+    /// Bytes in the ring for this end. Without the lock: may be wrong for a moment.
+    fn ring_bytes(&self) -> u64 {
+        let rx = &self.end().rx;
+        let view = self.view();
+        let seen = view.rx().view(
+            rx.head.load(Ordering::Relaxed),
+            rx.epoch.load(Ordering::Relaxed),
+            view.rx_size(),
+        );
+        seen.map_or(0, |seen| seen.bytes)
     }
 
     /// Whether the ring has something that a reader has not seen. Without the lock: may be wrong for a moment.
