@@ -7,6 +7,7 @@
 //!
 //! What several processes must agree on after a fork lies in [`EndState`]; a `Conn` is this process's view of it.
 
+mod eager;
 pub mod io;
 mod options;
 pub mod ready;
@@ -88,8 +89,9 @@ pub struct Conn {
     attached_here: AtomicU32,
     /// Registrations with epoll instances: index plus one of the first, see [`crate::epoll`].
     pub(crate) registrations: AtomicU32,
-    /// Weighted bytes so far: what SMC_UPGRADE_AFTER is compared with.
+    /// Weighted bytes so far, and those after which the connection is to move: SMC_UPGRADE_AFTER, or more (`eager`).
     weight: AtomicU64,
+    upgrade_after: AtomicU64,
     /// Calls so far, and the call at which the next step of the rendezvous is due.
     calls: AtomicU64,
     next_step: AtomicU64,
@@ -128,6 +130,7 @@ impl Default for Conn {
             attached_here: AtomicU32::new(0),
             registrations: AtomicU32::new(0),
             weight: AtomicU64::new(0),
+            upgrade_after: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             next_step: AtomicU64::new(0),
             cold: Mutex::new(Cold::default()),
@@ -195,6 +198,8 @@ impl Conn {
             word.store(0, Ordering::Relaxed);
         }
         conn.weight.store(0, Ordering::Relaxed);
+        let upgrade_after = eager::upgrade_after(active);
+        conn.upgrade_after.store(upgrade_after, Ordering::Relaxed);
         conn.calls.store(0, Ordering::Relaxed);
         conn.next_step.store(0, Ordering::Relaxed);
         conn.rx_spin.reset();
@@ -215,7 +220,7 @@ impl Conn {
             conn.pin(why);
         } else if policy::excludes(fd) {
             conn.pin(Why::new(Detail::Excluded));
-        } else if config::get().upgrade_after == 0 {
+        } else if upgrade_after == 0 {
             conn.advance(conn.generation(), fd);
         }
         Some(conn)
@@ -344,7 +349,7 @@ impl Conn {
         self.weight.store(weight, Ordering::Relaxed);
         let calls = self.calls.load(Ordering::Relaxed) + 1;
         self.calls.store(calls, Ordering::Relaxed);
-        if weight > config::get().upgrade_after && calls >= self.next_step.load(Ordering::Relaxed) {
+        if weight > self.upgrade_after.load(Ordering::Relaxed) && calls >= self.next_step.load(Ordering::Relaxed) {
             self.advance(generation, fd);
         }
         let line = self.native_line(way);
@@ -675,6 +680,9 @@ impl Conn {
         }
         report::connection_closes(self, fd);
         epoll::connection_closes(self);
+        if !self.is_pinned() {
+            eager::connection_ends(self.is_active(), self.weight.load(Ordering::Relaxed), self.entry().ring_bytes());
+        }
         let end = self.end();
         // A step of the rendezvous that another thread takes is waited for; it never blocks. One that this thread
         // interrupted (a signal handler that closes) cannot be.

@@ -126,7 +126,8 @@ impl Conn {
 
     /// TCP_NODELAY was set: switching it on lets go what is held back, corked or not.
     pub fn no_delay_changed(&self, fd: i32) {
-        if sock::int_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY) == Ok(1) {
+        let holds = self.end().tx.cork.load(Ordering::SeqCst) & HOLDS != 0;
+        if holds && sock::int_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY) == Ok(1) {
             self.let_go();
         }
     }

@@ -223,6 +223,11 @@ impl Entry {
         self.ring_tx.store(self.ring_tx.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
+    /// Bytes that the program sent into the ring and received from it.
+    pub fn ring_bytes(&self) -> u64 {
+        self.ring_rx.load(Relaxed).saturating_add(self.ring_tx.load(Relaxed))
+    }
+
     /// Counts one change of path of either direction.
     pub fn add_switch(&self) {
         self.switches.fetch_add(1, Relaxed);
