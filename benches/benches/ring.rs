@@ -2,7 +2,7 @@
 //! and what when they are on two CPUs.
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
-use smc_core::ring::layout::{slot_len, SlotView, CONTROL};
+use smc_core::ring::layout::{segment_len, Area, SlotView};
 use std::alloc::{alloc_zeroed, Layout};
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +14,13 @@ const RING: u64 = 256 * 1024;
 /// The two ends of a slot in ordinary memory, which is never given back, as the views demand.
 fn ends() -> [SlotView; 2] {
     let sizes = [RING, RING];
-    let layout = Layout::from_size_align(slot_len(sizes), CONTROL).expect("a slot's size");
-    // SAFETY: the layout has a size; the memory is zero, as that of a fresh slot, page aligned, and stays for ever.
+    let layout = Layout::from_size_align(segment_len(sizes, 1), 4096).expect("a segment's size");
+    // SAFETY: the layout has a size; the memory is zero, as that of a fresh segment, page aligned, and stays for ever.
     unsafe {
         let base = alloc_zeroed(layout);
         assert!(!base.is_null());
-        [SlotView::new(base, sizes, 0), SlotView::new(base, sizes, 1)]
+        let area = Box::leak(Box::new(Area::new(base, sizes, 1)));
+        [area.view(0, 0), area.view(0, 1)]
     }
 }
 
@@ -36,7 +37,7 @@ fn produce(end: &SlotView, cursors: &mut Cursors, message: &[u8]) -> bool {
         return false;
     }
     let mut rest = message;
-    for (to, len) in end.tx_pieces(cursors.tail, message.len()).expect("it fits") {
+    for (to, len) in end.tx_pieces(0, cursors.tail, message.len()).expect("it fits") {
         let (now, later) = rest.split_at(len);
         // SAFETY: `to` names `len` bytes of the ring, which this end alone writes until it publishes them.
         unsafe { now.as_ptr().copy_to_nonoverlapping(to, len) };

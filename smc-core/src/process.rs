@@ -54,6 +54,7 @@ pub fn prepare() {
     locks().into_iter().for_each(take);
     epoll::all_sets().for_each(|s| take(s.raw_lock()));
     conn::all().for_each(|c| c.fork_begins());
+    link::lending::before_fork();
 }
 
 /// After fork, in the parent.
@@ -89,6 +90,7 @@ pub fn child_unannounced() {
 /// [`no_relay`] if that failed, and in the child by [`in_relay`].
 pub fn before_relay(conn: &Conn) {
     conn.fork_begins();
+    conn.borrow_for_child();
 }
 
 /// See [`before_relay`].

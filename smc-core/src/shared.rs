@@ -27,6 +27,13 @@ pub struct TxState {
     pub tail: AtomicU64,
     /// The value of `tail` from which on it is worth a look whether the ring can begin anew.
     pub rebase_at: AtomicU64,
+    /// The buffer lent to this direction, plus one; 0: none. Given by the holder of the links' lock, taken away with this one
+    /// held as well (see [`crate::link::lending`]).
+    pub buffer: AtomicU32,
+    /// The buffer that the peer was told of, plus one.
+    pub placed: AtomicU32,
+    /// The buffer was written to since somebody last looked whether it could be lent to another connection.
+    pub buffer_used: AtomicU32,
     /// Bytes written to TCP since connect. Also added to without the lock while the connection is native.
     pub tcp: AtomicU64,
     /// The peer's head as last seen; space is computed from it before the shared line is looked at again.
@@ -132,6 +139,9 @@ impl EndState {
             word.store(0, Ordering::Relaxed);
         }
         self.tx.rebase_at.store(0, Ordering::Relaxed);
+        for word in [&self.tx.buffer, &self.tx.placed, &self.tx.buffer_used] {
+            word.store(0, Ordering::Relaxed);
+        }
         for word in [&self.tx.full_since, &self.tx.full_head, &self.tx.tick, &self.tx.debt] {
             word.store(0, Ordering::Relaxed);
         }

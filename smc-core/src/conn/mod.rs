@@ -26,7 +26,7 @@ use crate::link::{Bell, Doorbells, TakenSlot};
 use crate::lock::{self, Lock};
 use crate::reason::{Detail, Why};
 use crate::registry::{Ends, Entry, Kind, Mode, SocketRecord, REGISTRY};
-use crate::ring::layout::SlotView;
+use crate::ring::layout::{Area, SlotView};
 use crate::shared::{self, EndState};
 use crate::slab::{Slab, Slot};
 use crate::sys::{self, sock, Errno};
@@ -67,8 +67,8 @@ pub struct Conn {
     end_index: AtomicU32,
     entry: AtomicPtr<Entry>,
     /// Of the slot, while attached.
-    base: AtomicPtr<u8>,
-    sizes: [AtomicU64; 2],
+    control: AtomicPtr<u8>,
+    area: AtomicPtr<Area>,
     slot_end: AtomicU32,
     bells: [AtomicI32; Doorbells::COUNT],
     /// The peer has closed its sending side, or this end its receiving side.
@@ -116,8 +116,8 @@ impl Default for Conn {
             end: AtomicPtr::new(core::ptr::null_mut()),
             end_index: AtomicU32::new(0),
             entry: AtomicPtr::new(core::ptr::null_mut()),
-            base: AtomicPtr::new(core::ptr::null_mut()),
-            sizes: Default::default(),
+            control: AtomicPtr::new(core::ptr::null_mut()),
+            area: AtomicPtr::new(Area::NONE as *const Area as *mut Area),
             slot_end: AtomicU32::new(0),
             bells: [const { AtomicI32::new(-1) }; Doorbells::COUNT],
             fin_seen: AtomicU32::new(0),
@@ -263,10 +263,11 @@ impl Conn {
     /// without the direction's lock and a check of the generation.
     #[inline]
     pub(crate) fn view(&self) -> SlotView {
-        let sizes = [self.sizes[0].load(Ordering::Relaxed), self.sizes[1].load(Ordering::Relaxed)];
         let end = self.slot_end.load(Ordering::Relaxed) as usize & 1;
+        // SAFETY: an area is never given back.
+        let area = unsafe { &*self.area.load(Ordering::Relaxed) };
         // SAFETY: `attach` stored values that belong together and segments are never unmapped.
-        unsafe { SlotView::new(self.base.load(Ordering::Relaxed), sizes, end) }
+        unsafe { SlotView::from_parts(self.control.load(Ordering::Relaxed), area, end) }
     }
 
     #[inline]
@@ -532,13 +533,14 @@ impl Conn {
     /// Puts the connection on shared memory. Called by the rendezvous with both counts verified.
     pub(crate) fn attach(&self, fd: i32, cold: &mut Cold, slot: TakenSlot) {
         let view = slot.view;
-        self.base.store(view.base(), Ordering::Relaxed);
-        for (place, size) in self.sizes.iter().zip(view.sizes()) {
-            place.store(size, Ordering::Relaxed);
-        }
+        self.control.store(view.control_words(), Ordering::Relaxed);
+        self.area.store(view.area() as *const Area as *mut Area, Ordering::Relaxed);
         self.slot_end.store(if self.is_active() { 0 } else { 1 }, Ordering::Relaxed);
         for (place, bell) in self.bells.iter().zip(&slot.doorbells.bells) {
             place.store(bell.raw(), Ordering::Relaxed);
+        }
+        if let Some(conn) = CONNS.get(self.index()) {
+            crate::link::lending::settle(&slot, conn);
         }
         cold.slot = Some(slot);
         cold.rendezvous = Rendezvous::default();
@@ -759,6 +761,13 @@ impl Conn {
 
     pub(crate) fn fork_begins(&self) {
         self.end().fork_begins();
+    }
+
+    /// The child can borrow no buffer.
+    pub(crate) fn borrow_for_child(&self) {
+        if self.is_attached() {
+            let _ = crate::link::lending::borrow(&self.view(), &self.end().tx);
+        }
     }
 
     pub(crate) fn fork_failed(&self) {

@@ -133,9 +133,11 @@ impl Conn {
             tx.owes.store(1, Ordering::Relaxed);
         }
         let mut debt = tx.debt.load(Ordering::Relaxed);
+        // What is not read yet is in a buffer.
+        let buffer = tx.buffer.load(Ordering::Relaxed).wrapping_sub(1);
         while tx.owes.load(Ordering::Relaxed) != 0 && debt < tail {
             let len = (tail - debt) as usize;
-            let [(at, first), _] = view.tx_pieces(debt, len).map_err(|Broken| self.broken(fd))?;
+            let [(at, first), _] = view.tx_pieces(buffer, debt, len).map_err(|Broken| self.broken(fd))?;
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             // SAFETY: the piece lies in the ring, and the peer takes nothing from it any more.
             let n = unsafe { sys!(SYS_sendto, fd, at, first, flags, 0, 0) }?;

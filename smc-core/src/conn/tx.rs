@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering;
 use super::io::{Dry, Source, DRY};
 use super::wait::{May, Patience, Sleep, Step};
 use super::{Conn, Way};
-use crate::link::Bell;
+use crate::link::{lending, Bell};
 use crate::lock::Held;
 use crate::ring::{asked, Broken, MAX_LEAD};
 use crate::shared::TxState;
@@ -311,13 +311,29 @@ impl Conn {
         {
             return None;
         }
-        if tail >= tx.rebase_at.load(Ordering::Relaxed) {
+        let mut buffer = tx.buffer.load(Ordering::Relaxed);
+        if buffer == 0 {
+            let Some(borrowed) = lending::borrow(&view, tx) else {
+                // For a child of whose making nobody knew, or a signal handler that came at the wrong time.
+                return (!self.tx_return(tx, epoch, tail, wake)).then_some(Found::RingFull);
+            };
+            buffer = borrowed;
+        }
+        if buffer != tx.placed.load(Ordering::Relaxed) {
+            // The ring was empty when it had no buffer, and still is.
+            dir.set_place(buffer - 1, tail);
+            tx.placed.store(buffer, Ordering::Relaxed);
+            tx.rebase_at.store(tail + REBASE_AFTER, Ordering::Relaxed);
+        } else if tail >= tx.rebase_at.load(Ordering::Relaxed) {
             if dir.space(tail, size) == Ok(size) {
-                dir.rebase(tail);
+                dir.set_place(buffer - 1, tail);
             }
             tx.rebase_at.store(tail + REBASE_AFTER, Ordering::Relaxed);
         }
-        let Ok(pieces) = view.tx_pieces(tail, n) else { return Some(Found::Error(self.broken(fd))) };
+        tx.buffer_used.store(1, Ordering::Relaxed);
+        let Ok(pieces) = view.tx_pieces(buffer - 1, tail, n) else {
+            return Some(Found::Error(self.broken(fd)));
+        };
         let n = match op.source.fill(pieces) {
             Ok(n) => n,
             Err(Dry::End) => return Some(Found::Complete),
@@ -344,6 +360,30 @@ impl Conn {
             }
         }
         None
+    }
+
+    /// Gives up the direction's buffer, if it is empty and was not used since this was last asked. With the links' lock held.
+    pub(crate) fn tx_lend(&self, generation: u32) -> bool {
+        if self.generation() != generation || !self.is_attached() {
+            return false;
+        }
+        let end = self.end();
+        let tx = &end.tx;
+        if tx.buffer_used.swap(0, Ordering::Relaxed) != 0 {
+            return false;
+        }
+        // A sender may hold the lock and wait for that of the links.
+        let Some(_held) = tx.lock.try_lock() else { return false };
+        if self.generation() != generation || !self.is_attached() {
+            return false;
+        }
+        let view = self.view();
+        let empty = view.tx().space(tx.tail.load(Ordering::Relaxed), view.tx_size()) == Ok(view.tx_size());
+        if !empty || tx.owes.load(Ordering::Relaxed) != 0 || !end.held_alone() {
+            return false;
+        }
+        tx.buffer.store(0, Ordering::Relaxed);
+        true
     }
 
     /// Keeps the peer's head as last seen. A head that stands still while we write may belong to a peer that is

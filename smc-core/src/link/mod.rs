@@ -1,6 +1,6 @@
 //! Shared memory between this process and others, pooled.
 //!
-//! A *segment* is one sealed memfd with a number of slots (see [`crate::ring::layout`]), made by the connecting end
+//! A *segment* is one sealed memfd with a number of slots and buffers (see [`crate::ring::layout`] and [`lending`]), made by the connecting end
 //! of a pair of processes and mapped once by each; connections take slots and give them back. A new memfd for every
 //! connection would cost more than half of what a TCP connection costs.
 //!
@@ -8,16 +8,18 @@
 //! unmapped memory. When a peer process is gone, its segments are replaced by fresh anonymous memory at the same
 //! address, and the address range is used again.
 
+pub mod lending;
 pub mod message;
 pub mod rendezvous;
 
 use core::cell::UnsafeCell;
 
 use crate::lock::{Held, Lock};
-use crate::ring::layout::{self, SlotView};
+use crate::ring::layout::{self, Area, SlotView};
 use crate::sys::fd::{self, OwnFd};
 use crate::sys::sock::MAX_FDS;
 use crate::sys::{self, Errno, Result};
+use lending::{Buffers, Tenant};
 use message::ProcessId;
 
 /// Slots in the first segment of a pair of processes, and in further ones.
@@ -56,9 +58,10 @@ struct Segment {
     memory: Option<OwnFd>,
     base: *mut u8,
     len: usize,
-    sizes: [u64; 2],
+    area: &'static Area,
     confirmed: bool,
     slots: Vec<SlotState>,
+    buffers: Buffers,
 }
 
 #[derive(Default)]
@@ -67,6 +70,11 @@ struct SlotState {
     /// The peer was attached to the slot once, so it has the doorbells (and the segment).
     confirmed: bool,
     doorbells: Option<&'static Doorbells>,
+    /// The buffer that the direction produced here has.
+    buffer: Option<u32>,
+    tenant: Option<Tenant>,
+    /// Nobody at this end uses the slot any more.
+    vacant: bool,
 }
 
 /// What this process shares with one other.
@@ -177,7 +185,8 @@ pub fn take_slot(peer: ProcessId, pid: u32, sizes: [u64; 2]) -> Result<(TakenSlo
         }
         let Some(doorbells) = segment.slots[slot].doorbells else { return Err(Errno(libc::EMFILE)) };
         segment.slots[slot].used = true;
-        let view = segment.view(slot, 0);
+        segment.slots[slot].vacant = false;
+        let view = segment.area.view(slot as u32, 0);
         view.reset();
         link.connections += 1;
         let offer = message::Offer {
@@ -221,25 +230,14 @@ pub fn enter_slot(offer: &message::Offer, pid: u32, mut fds: [Option<OwnFd>; MAX
                 return Err(BAD);
             }
             let len = fd::sealed_size(memory.raw()).map_err(|_| BAD)?;
-            let slot_len = layout::slot_len(offer.sizes);
-            let count = len / slot_len;
-            if count == 0 || len % slot_len != 0 || count > MORE_SLOTS as usize {
-                return Err(BAD);
-            }
+            let count = layout::slots_of(len, offer.sizes, MORE_SLOTS).ok_or(BAD)?;
             let base = map_segment(memory.raw(), len, spare)?;
-            let slots = (0..count).map(|_| SlotState::default()).collect();
-            link.segments.push(Segment {
-                id: offer.segment,
-                memory: None,
-                base,
-                len,
-                sizes: offer.sizes,
-                confirmed: true,
-                slots,
-            });
+            let segment = Segment::new(offer.segment, None, base, offer.sizes, count);
+            link.segments.push(Segment { confirmed: true, ..segment });
         }
         let segment = link.segments.iter_mut().find(|s| s.id == offer.segment).ok_or(BAD)?;
-        let sizes_match = segment.sizes == offer.sizes;
+        let area = segment.area;
+        let sizes_match = area.sizes() == offer.sizes;
         let state = segment.slots.get_mut(offer.slot as usize).ok_or(BAD)?;
         if state.used || !sizes_match {
             return Err(BAD);
@@ -255,7 +253,8 @@ pub fn enter_slot(offer: &message::Offer, pid: u32, mut fds: [Option<OwnFd>; MAX
         }
         let doorbells = state.doorbells.ok_or(BAD)?;
         state.used = true;
-        let view = segment.view(offer.slot as usize, 1);
+        state.vacant = false;
+        let view = area.view(offer.slot, 1);
         link.connections += 1;
         Ok(TakenSlot {
             view,
@@ -278,9 +277,10 @@ pub fn leave_slot(taken: &TakenSlot, end_done: bool) {
         // A child that inherited the connection knows nothing of the link.
         let Some(link) = link else { return Ok(()) };
         link.connections = link.connections.saturating_sub(1);
-        if !taken.owner {
-            let segment = link.segments.iter_mut().find(|s| s.id == taken.segment);
-            if let Some(state) = segment.and_then(|s| s.slots.get_mut(taken.slot as usize)) {
+        let segment = link.segments.iter_mut().find(|s| s.id == taken.segment);
+        if let Some(state) = segment.and_then(|s| s.slots.get_mut(taken.slot as usize)) {
+            lending::vacate(state, end_done);
+            if !taken.owner {
                 state.used = false;
             }
         }
@@ -347,9 +347,9 @@ impl Link {
         sizes: [u64; 2],
         spare: &mut Vec<(usize, usize)>,
     ) -> Result<(usize, usize, bool)> {
-        for (i, segment) in self.segments.iter_mut().enumerate().filter(|(_, s)| s.sizes == sizes) {
+        for (i, segment) in self.segments.iter_mut().enumerate().filter(|(_, s)| s.area.sizes() == sizes) {
             for n in 0..segment.slots.len() {
-                let view = segment.view(n, 0);
+                let view = segment.area.view(n as u32, 0);
                 let state = &mut segment.slots[n];
                 if !state.used || (view.mine().released() && view.peers().released()) {
                     // An offer that was never taken must be made again with all that belongs to it.
@@ -363,21 +363,31 @@ impl Link {
             return Err(Errno(libc::ENOBUFS));
         }
         let count = if self.segments.is_empty() { FIRST_SLOTS } else { MORE_SLOTS };
-        let len = layout::slot_len(sizes) * count as usize;
+        let len = layout::segment_len(sizes, count);
         let memory = fd::sealed_memfd(len)?;
         let base = map_segment(memory.raw(), len, spare)?;
-        let slots = (0..count).map(|_| SlotState::default()).collect();
         let id = self.segments.len() as u32;
-        self.segments.push(Segment { id, memory: Some(memory), base, len, sizes, confirmed: false, slots });
+        self.segments.push(Segment::new(id, Some(memory), base, sizes, count));
         Ok((self.segments.len() - 1, 0, true))
     }
 }
 
 impl Segment {
-    fn view(&self, slot: usize, end: usize) -> SlotView {
-        // SAFETY: the slot lies within the mapping, which is never unmapped (module doc); sizes were checked when
+    /// One whose memory has been mapped at `base`.
+    fn new(id: u32, memory: Option<OwnFd>, base: *mut u8, sizes: [u64; 2], slots: u32) -> Segment {
+        // SAFETY: the mapping has the length for these slots and is never unmapped (module doc); sizes were checked when
         // the segment was made or entered.
-        unsafe { SlotView::new(self.base.add(slot * layout::slot_len(self.sizes)), self.sizes, end) }
+        let area = Box::leak(Box::new(unsafe { Area::new(base, sizes, slots) }));
+        Segment {
+            id,
+            memory,
+            base,
+            len: layout::segment_len(sizes, slots),
+            area,
+            confirmed: false,
+            slots: (0..slots).map(|_| SlotState::default()).collect(),
+            buffers: Buffers::default(),
+        }
     }
 }
 

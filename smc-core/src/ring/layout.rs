@@ -1,14 +1,17 @@
-//! Where things lie in the shared memory of a connection, and the copying in and out.
+//! Where things lie in the memory that two processes share, and the copying in and out.
 //!
-//! A *slot* serves one connection: a page of control words, then the bytes of the ring from end 0 (the connecting
-//! end) to end 1, then those of the other direction.
+//! A segment of n slots: the control words of each ([`Control`]), to the end of a page; n buffers for the direction from
+//! end 0 (the connecting end) to end 1; n buffers for the other one. A slot serves one connection. Which buffer a
+//! direction uses, its producer says ([`super::Place`]): so memory is touched for as many connections as are busy at
+//! once, and an idle one costs its control words.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Broken, Direction};
 
-/// Bytes of control words at the start of a slot.
-pub const CONTROL: usize = 4096;
+/// Bytes of control words of a slot.
+pub const CONTROL: usize = core::mem::size_of::<Control>();
+const PAGE: usize = 4096;
 /// Limits of a ring's size, in bytes; sizes are powers of two.
 pub const MIN_RING: u64 = 4096;
 pub const MAX_RING: u64 = 64 << 20;
@@ -112,7 +115,7 @@ impl EndLine {
     }
 }
 
-/// The control page of a slot. All-zero memory is a fresh one.
+/// The control words of a slot. All-zero memory is a fresh one.
 #[repr(C)]
 #[derive(Default)]
 pub struct Control {
@@ -121,16 +124,77 @@ pub struct Control {
     pub ends: [EndLine; 2],
 }
 
+// Slots must not share cache lines, nor pairs of them, which some CPUs fetch together.
 #[cfg(not(loom))]
-const _: () = assert!(core::mem::size_of::<Control>() <= CONTROL);
+const _: () = assert!(CONTROL % 128 == 0);
+
+/// A mapped segment. Never unmapped, and the memory of an `Area` is never given back, so that views may be copied freely.
+pub struct Area {
+    base: *mut u8,
+    /// The first buffers of the directions.
+    buffers: [*mut u8; 2],
+    /// Bytes of a buffer of the direction that end `i` produces into.
+    sizes: [u64; 2],
+    slots: u32,
+}
+
+// SAFETY: as for SlotView.
+unsafe impl Send for Area {}
+// SAFETY: as for SlotView.
+unsafe impl Sync for Area {}
+
+impl Area {
+    /// No slots at all.
+    pub const NONE: &'static Area = &Area {
+        base: core::ptr::null_mut(),
+        buffers: [core::ptr::null_mut(); 2],
+        sizes: [MIN_RING; 2],
+        slots: 0,
+    };
+
+    /// # Safety
+    /// `base` must be page aligned and point at [`segment_len`] mapped bytes that stay mapped for ever; `sizes` must be
+    /// [`size_ok`].
+    pub unsafe fn new(base: *mut u8, sizes: [u64; 2], slots: u32) -> Area {
+        // SAFETY: within the segment.
+        let first = unsafe { base.add(control_len(slots)) };
+        // SAFETY: as above.
+        let second = unsafe { first.add(slots as usize * sizes[0] as usize) };
+        Area { base, buffers: [first, second], sizes, slots }
+    }
+
+    /// The slot with this number, which must be less than [`Area::slots`], seen from `end`, 0 or 1.
+    pub fn view(&'static self, slot: u32, end: usize) -> SlotView {
+        assert!(slot < self.slots);
+        // SAFETY: within the control words, as the number was checked.
+        SlotView { control: unsafe { self.base.add(slot as usize * CONTROL) }, area: self, end: end & 1 }
+    }
+
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    pub fn sizes(&self) -> [u64; 2] {
+        self.sizes
+    }
+
+    /// The buffer of the direction that `producer` produces into.
+    #[inline]
+    fn buffer(&self, producer: usize, number: u32) -> Result<*mut u8, Broken> {
+        if number >= self.slots {
+            return Err(Broken);
+        }
+        // SAFETY: the number was checked.
+        Ok(unsafe { self.buffers[producer].add(number as usize * self.sizes[producer] as usize) })
+    }
+}
 
 /// One connection's place in shared memory, seen from one end. Copyable: it is a view, not an owner; segments are
 /// never unmapped (see [`crate::link`]).
 #[derive(Clone, Copy)]
 pub struct SlotView {
-    base: *mut u8,
-    /// Bytes of the ring that end `i` produces into.
-    sizes: [u64; 2],
+    control: *mut u8,
+    area: &'static Area,
     end: usize,
 }
 
@@ -140,9 +204,18 @@ unsafe impl Send for SlotView {}
 // SAFETY: as above.
 unsafe impl Sync for SlotView {}
 
-/// Bytes a slot takes for rings of these sizes.
-pub fn slot_len(sizes: [u64; 2]) -> usize {
-    CONTROL + sizes[0] as usize + sizes[1] as usize
+fn control_len(slots: u32) -> usize {
+    (slots as usize * CONTROL).next_multiple_of(PAGE)
+}
+
+/// Bytes of a segment with so many slots and rings of these sizes.
+pub fn segment_len(sizes: [u64; 2], slots: u32) -> usize {
+    control_len(slots) + slots as usize * (sizes[0] + sizes[1]) as usize
+}
+
+/// The number of slots, `most` at most, of a segment of `len` bytes with rings of these sizes, if there is one.
+pub fn slots_of(len: usize, sizes: [u64; 2], most: u32) -> Option<u32> {
+    (1..=most).find(|slots| segment_len(sizes, *slots) == len)
 }
 
 /// Whether a ring may have this size.
@@ -152,31 +225,40 @@ pub fn size_ok(size: u64) -> bool {
 
 impl SlotView {
     /// # Safety
-    /// `base` must be page aligned and point at [`slot_len`] mapped bytes that stay mapped for ever; `sizes` must be
-    /// [`size_ok`], `end` 0 or 1.
-    pub unsafe fn new(base: *mut u8, sizes: [u64; 2], end: usize) -> SlotView {
-        SlotView { base, sizes, end }
+    /// `control` must have come from [`SlotView::control_words`] of a view of `area`; for one of another area the view may
+    /// only be looked at.
+    pub unsafe fn from_parts(control: *mut u8, area: &'static Area, end: usize) -> SlotView {
+        SlotView { control, area, end }
     }
 
-    pub fn base(&self) -> *mut u8 {
-        self.base
+    pub fn control_words(&self) -> *mut u8 {
+        self.control
+    }
+
+    /// The number of the slot.
+    pub fn number(&self) -> u32 {
+        ((self.control as usize).wrapping_sub(self.area.base as usize) / CONTROL) as u32
+    }
+
+    pub fn area(&self) -> &'static Area {
+        self.area
     }
 
     pub fn sizes(&self) -> [u64; 2] {
-        self.sizes
+        self.area.sizes
     }
 
     #[inline]
     fn control(&self) -> &Control {
         // SAFETY: promised at construction; Control is made of atomics only, so a peer writing at the same time is
         // no data race.
-        unsafe { &*(self.base as *const Control) }
+        unsafe { &*(self.control as *const Control) }
     }
 
     /// Makes the slot fresh for a new connection. Only while no end is attached.
     pub fn reset(&self) {
         // SAFETY: promised at construction; nobody else looks at the page now (a peer that does only harms itself).
-        unsafe { core::ptr::write_bytes(self.base, 0, core::mem::size_of::<Control>()) };
+        unsafe { core::ptr::write_bytes(self.control, 0, CONTROL) };
         self.control().ends.iter().for_each(EndLine::reset);
     }
 
@@ -194,12 +276,12 @@ impl SlotView {
 
     #[inline]
     pub fn tx_size(&self) -> u64 {
-        self.sizes[self.end]
+        self.area.sizes[self.end]
     }
 
     #[inline]
     pub fn rx_size(&self) -> u64 {
-        self.sizes[1 - self.end]
+        self.area.sizes[1 - self.end]
     }
 
     #[inline]
@@ -212,29 +294,25 @@ impl SlotView {
         &self.control().ends[1 - self.end]
     }
 
-    fn ring(&self, producer: usize) -> *mut u8 {
-        let offset = CONTROL + if producer == 0 { 0 } else { self.sizes[0] as usize };
-        // SAFETY: within the slot, as promised at construction.
-        unsafe { self.base.add(offset) }
-    }
-
-    /// The one or two pieces of a ring that hold `len` bytes from cursor `at`.
+    /// The one or two pieces of a buffer that hold `len` bytes from `start`.
     #[inline]
-    fn pieces(ring: *mut u8, size: u64, at: u64, len: usize) -> [(*mut u8, usize); 2] {
-        let start = (at & (size - 1)) as usize;
+    fn pieces(buffer: *mut u8, size: u64, start: u64, len: usize) -> [(*mut u8, usize); 2] {
+        let start = start as usize;
         let first = len.min(size as usize - start);
-        // SAFETY: start < size, so it lies within the ring.
-        [(unsafe { ring.add(start) }, first), (ring, len - first)]
+        // SAFETY: start < size, so it lies within the buffer.
+        [(unsafe { buffer.add(start) }, first), (buffer, len - first)]
     }
 
-    /// Where `len` bytes from cursor `tail` are to be produced. `len` must not exceed the ring's size.
+    /// Where `len` bytes from cursor `tail` are to be produced, in `buffer`, which is this end's own knowledge. `len` must not
+    /// exceed the ring's size.
     #[inline]
-    pub fn tx_pieces(&self, tail: u64, len: usize) -> Result<[(*mut u8, usize); 2], Broken> {
+    pub fn tx_pieces(&self, buffer: u32, tail: u64, len: usize) -> Result<[(*mut u8, usize); 2], Broken> {
         let size = self.tx_size();
         if len as u64 > size {
             return Err(Broken);
         }
-        Ok(Self::pieces(self.ring(self.end), size, tail.wrapping_sub(self.tx().base()), len))
+        let start = self.tx().place().offset(tail, size);
+        Ok(Self::pieces(self.area.buffer(self.end, buffer)?, size, start, len))
     }
 
     /// Where `len` bytes from cursor `head` lie, which [`Direction::view`] has shown. `len` must not exceed the ring's size.
@@ -244,6 +322,8 @@ impl SlotView {
         if len as u64 > size {
             return Err(Broken);
         }
-        Ok(Self::pieces(self.ring(1 - self.end), size, head.wrapping_sub(self.rx().base()), len))
+        let place = self.rx().place();
+        let start = place.offset(head, size);
+        Ok(Self::pieces(self.area.buffer(1 - self.end, place.buffer)?, size, start, len))
     }
 }

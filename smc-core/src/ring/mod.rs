@@ -3,9 +3,10 @@
 //!
 //! # Cursors
 //! `tail` counts the bytes ever produced, `head` the bytes ever consumed; the byte of cursor `c` lies at
-//! `(c - base) % size`, where `size` is a power of two. A producer that finds the ring empty may set `base` to its cursor, so
-//! that a connection with little under way uses the first bytes of its ring only: they stay in the cache, and the
-//! rest of the ring costs no memory. Each side keeps its own cursor in memory the peer cannot reach
+//! `(c - base) % size` of a buffer, where `size` is a power of two. A producer that finds the ring empty may set `base` to its cursor,
+//! so that a connection with little under way uses the first bytes of a buffer only: they stay in the cache, and the
+//! rest costs no memory. It may also go on in another buffer: those of idle connections are lent to busy ones
+//! ([`crate::link`]). Each side keeps its own cursor in memory the peer cannot reach
 //! ([`crate::shared`]) and publishes a copy here. What the other side published is checked on every use:
 //! `tail - head <= size`, else the peer is broken ([`Broken`]).
 //!
@@ -46,7 +47,8 @@ pub struct ProducerLine {
     /// Until when bytes beyond `tail` are held back: CLOCK_MONOTONIC in milliseconds, wrapping; 0: there are none.
     held_until: AtomicU32,
     position: [AtomicU64; 4],
-    base: AtomicU64,
+    /// See [`Place`].
+    place: AtomicU64,
 }
 
 #[cfg(not(loom))]
@@ -109,11 +111,11 @@ impl Direction {
         take(&self.sleep.data_wanted)
     }
 
-    /// The byte of cursor `tail` is the first one of the ring from now on. Only when the consumer's head is `tail`: until it
+    /// The byte of cursor `tail` is the first one of `buffer` from now on. Only when the consumer's head is `tail`: until it
     /// has published that, it may still be taking bytes where they were. Seen by the consumer with the next
     /// [`Direction::publish_tail`].
-    pub fn rebase(&self, tail: u64) {
-        self.producer.base.store(tail, Ordering::Relaxed);
+    pub fn set_place(&self, buffer: u32, tail: u64) {
+        self.producer.place.store(u64::from(buffer) << 32 | tail & 0xffff_ffff, Ordering::Relaxed);
     }
 
     /// Holds the bytes between the published tail and `tail` back until `until` (milliseconds, not 0), when the consumer may
@@ -210,12 +212,12 @@ impl Direction {
         Ok(View { bytes, next })
     }
 
-    /// The cursor of the ring's first byte: for a consumer, for all bytes that [`Direction::view`] has shown and that are not
-    /// given back yet. There is no private copy, with which it could disagree when a process dies between two stores. The
-    /// peer may have put any value here, and none leads outside the ring.
+    /// Where the bytes lie: for a consumer, all that [`Direction::view`] has shown and that are not given back yet. The peer
+    /// may have put any value here; the number of the buffer is yet to be checked.
     #[inline]
-    pub fn base(&self) -> u64 {
-        self.producer.base.load(Ordering::Relaxed)
+    pub fn place(&self) -> Place {
+        let word = self.producer.place.load(Ordering::Relaxed);
+        Place { buffer: (word >> 32) as u32, base: word as u32 }
     }
 
     /// Gives the bytes before `head` back. `enough`: there is now so much space that a waiting producer should
@@ -288,6 +290,23 @@ impl Direction {
     #[inline]
     pub fn producer_cpu(&self) -> Option<u32> {
         self.producer.cpu.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
+/// Where the bytes of a direction lie.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub struct Place {
+    /// Number of the buffer, among those of the direction in the segment.
+    pub buffer: u32,
+    /// The cursor of the buffer's first byte, modulo 2^32: no buffer is that large.
+    pub base: u32,
+}
+
+impl Place {
+    /// The offset in a buffer of `size` bytes of the byte with cursor `at`.
+    #[inline]
+    pub fn offset(self, at: u64, size: u64) -> u64 {
+        u64::from((at as u32).wrapping_sub(self.base)) & (size - 1)
     }
 }
 

@@ -176,17 +176,17 @@ mod interleaved {
         }
     }
 
-    /// What is produced at a cursor is what is consumed there, wherever the ring begins.
+    /// What is produced at a cursor is what is consumed there, wherever the ring begins, in whichever buffer.
     #[test]
-    fn the_base_holds_for_all_bytes_that_are_seen() {
+    fn the_place_holds_for_all_bytes_that_are_seen() {
         const SIZE: u64 = 2;
         const TOTAL: u64 = 3;
         bounded(3).check(|| {
-            let p = Arc::new((Direction::default(), cells(SIZE)));
+            let p = Arc::new((Direction::default(), [cells(SIZE), cells(SIZE)]));
             let other = p.clone();
             let producer = thread::spawn(move || {
                 let (direction, cells) = &*other;
-                let (mut tail, mut base) = (0u64, 0u64);
+                let (mut tail, mut base, mut buffer) = (0u64, 0u64, 0);
                 while tail < TOTAL {
                     match direction.space(tail, SIZE).unwrap() {
                         0 => {
@@ -195,11 +195,12 @@ mod interleaved {
                         }
                         SIZE => {
                             base = tail;
-                            direction.rebase(base);
+                            buffer = 1 - buffer;
+                            direction.set_place(buffer, base);
                         }
                         _ => {}
                     }
-                    cells[((tail - base) % SIZE) as usize].store(100 + tail, Ordering::Relaxed);
+                    cells[buffer as usize][((tail - base) % SIZE) as usize].store(100 + tail, Ordering::Relaxed);
                     tail += 1;
                     let _ = direction.publish_tail(tail);
                 }
@@ -209,7 +210,8 @@ mod interleaved {
             while head < TOTAL {
                 let bytes = direction.view(head, 0, SIZE).unwrap().bytes;
                 for at in head..head + bytes {
-                    let cell = &cells[(at.wrapping_sub(direction.base()) % SIZE) as usize];
+                    let place = direction.place();
+                    let cell = &cells[place.buffer as usize][place.offset(at, SIZE) as usize];
                     assert_eq!(cell.load(Ordering::Relaxed), 100 + at);
                 }
                 head += bytes;

@@ -1,6 +1,6 @@
 //! Descriptors of our own: where they live and how they are made.
 
-use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use super::{Errno, Result};
 use crate::{host, sys};
@@ -72,13 +72,32 @@ pub fn eventfd() -> Result<OwnFd> {
     OwnFd::adopt(fd as i32)
 }
 
-/// Whether `fd` is an eventfd. Descriptors from a peer may be anything.
+/// The inode that all anonymous files share, as (device, inode): one of them is needed to ask.
+fn anonymous_inode() -> Result<(u64, u64)> {
+    static KNOWN: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+    let inode = KNOWN[1].load(Ordering::Acquire);
+    if inode != 0 {
+        return Ok((KNOWN[0].load(Ordering::Relaxed), inode));
+    }
+    let st = stat(eventfd()?.raw())?;
+    KNOWN[0].store(st.st_dev, Ordering::Relaxed);
+    KNOWN[1].store(st.st_ino, Ordering::Release);
+    Ok((st.st_dev, st.st_ino))
+}
+
+/// Whether `fd` is an eventfd. Descriptors from a peer may be anything. Not asked from /proc, which would keep an inode and
+/// its name for each descriptor asked about.
 pub fn is_eventfd(fd: i32) -> bool {
-    let path = format!("/proc/self/fd/{fd}\0");
-    let mut target = [0u8; 32];
-    // SAFETY: the path ends with a NUL; the kernel writes at most the length given.
-    let n = unsafe { sys!(SYS_readlinkat, libc::AT_FDCWD, path.as_ptr(), target.as_mut_ptr(), target.len()) };
-    n.is_ok_and(|n| target[..n] == *b"anon_inode:[eventfd]")
+    let is_anonymous =
+        || Ok::<_, Errno>(stat(fd).map(|st| (st.st_dev, st.st_ino))? == anonymous_inode()?);
+    let mut look = [libc::pollfd { fd, events: libc::POLLOUT, revents: 0 }];
+    let nothing = 0u64;
+    // Of these files only an eventfd takes eight zero bytes, without any effect.
+    is_anonymous() == Ok(true)
+        && sys::poll(&mut look, 0) == Ok(1)
+        && look[0].revents == libc::POLLOUT
+        // SAFETY: eight bytes are read from `nothing`.
+        && unsafe { sys!(SYS_write, fd, &nothing as *const u64, 8) } == Ok(8)
 }
 
 /// Adds one to an eventfd, which wakes every sleeper on it. One that is full wakes them already. The peer may have
@@ -158,4 +177,31 @@ pub fn nonblocking(fd: i32) -> Result<bool> {
 pub fn close_on_exec(fd: i32) -> Result<bool> {
     // SAFETY: integer arguments only.
     unsafe { sys!(SYS_fcntl, fd, libc::F_GETFD) }.map(|fl| fl as i32 & libc::FD_CLOEXEC != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn eventfds_are_told_from_other_descriptors() {
+        assert!(is_eventfd(eventfd().unwrap().raw()));
+        let (reader, writer) = std::io::pipe().unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        // SAFETY: integer arguments only.
+        let others = unsafe {
+            [
+                sys!(SYS_epoll_create1, 0).unwrap() as i32,
+                sys!(SYS_timerfd_create, libc::CLOCK_MONOTONIC, 0).unwrap() as i32,
+                sys!(SYS_inotify_init1, 0).unwrap() as i32,
+            ]
+        };
+        let memory = sealed_memfd(4096).unwrap();
+        let all = [reader.as_raw_fd(), writer.as_raw_fd(), socket.as_raw_fd(), memory.raw(), -1];
+        for fd in others.into_iter().chain(all) {
+            assert!(!is_eventfd(fd), "{fd}");
+        }
+        others.into_iter().for_each(close);
+    }
 }

@@ -59,9 +59,9 @@ fn rounds(stage: &Stage, random: &mut Random, rounds: usize, attack: Attack) -> 
     Ok(())
 }
 
-/// A word of the control page that means something.
+/// A control word.
 fn place(random: &mut Random) -> usize {
-    const WORDS: u64 = (std::mem::size_of::<smc_core::ring::layout::Control>() / 8) as u64;
+    const WORDS: u64 = (smc_core::ring::layout::CONTROL / 8) as u64;
     random.below(WORDS) as usize
 }
 

@@ -3,7 +3,7 @@
 use crate::peer::{name, random_process, Memory, Peer, EXCHANGES};
 use crate::{Stage, Test};
 use smc_core::link::message::{Decline, Hello, Offer, MAX_LEN};
-use smc_core::ring::layout::slot_len;
+use smc_core::ring::layout::segment_len;
 use smc_core::sys::fd;
 use smc_core::sys::sock;
 use smc_tests::random::Random;
@@ -101,7 +101,7 @@ const OFFERS: &[(&str, Change)] = &[
     }),
     ("unsealed memory", |o, _, fds, _| {
         fds[0] = sys::memfd();
-        let len = slot_len(o.sizes) as i64;
+        let len = segment_len(o.sizes, 1) as i64;
         assert_eq!(sys::pwrite(fds[0], &[0], len - 1), Ok(1));
     }),
     ("a pipe as memory", |_, _, fds, _| fds[0] = sys::pipe(0).0),

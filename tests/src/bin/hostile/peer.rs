@@ -3,7 +3,7 @@
 use crate::Stage;
 use smc_core::link::message::{Hello, Offer, ProcessId, MAX_LEN};
 use smc_core::link::Doorbells;
-use smc_core::ring::layout::{slot_len, SlotView, CONTROL};
+use smc_core::ring::layout::{segment_len, slots_of, Area, SlotView, CONTROL};
 use smc_core::sys::fd::{self, OwnFd};
 use smc_core::sys::sock::{self, Endpoint, MAX_FDS};
 use std::io::{ErrorKind, Read, Write};
@@ -149,9 +149,10 @@ impl Peer {
     }
 }
 
-/// A segment with one slot and doorbells.
+/// A segment, a slot of it, and doorbells.
 pub struct Memory {
     pub view: SlotView,
+    base: *mut u8,
     len: usize,
     pub memfd: Option<OwnFd>,
     pub bells: Vec<OwnFd>,
@@ -165,17 +166,18 @@ pub fn random_process() -> ProcessId {
 
 impl Memory {
     pub fn new(sizes: [u64; 2]) -> Memory {
-        let memfd = fd::sealed_memfd(slot_len(sizes)).expect("memfd");
+        let memfd = fd::sealed_memfd(segment_len(sizes, 1)).expect("memfd");
         let bells = (0..Doorbells::COUNT).map(|_| fd::eventfd().expect("eventfd")).collect();
-        Memory::map(memfd, slot_len(sizes), 0, sizes, 0, bells)
+        Memory::map(memfd, sizes, (1, 0), 0, bells)
     }
 
-    fn map(memfd: OwnFd, len: usize, at: usize, sizes: [u64; 2], end: usize, bells: Vec<OwnFd>) -> Memory {
+    /// `slots`: how many there are, and which one is meant.
+    fn map(memfd: OwnFd, sizes: [u64; 2], slots: (u32, u32), end: usize, bells: Vec<OwnFd>) -> Memory {
+        let len = segment_len(sizes, slots.0);
         let base = smc_core::sys::map(len, libc::MAP_SHARED, memfd.raw()).expect("mmap");
-        assert!(at + slot_len(sizes) <= len);
-        // SAFETY: a slot within the mapping, which stays until the process ends.
-        let view = unsafe { SlotView::new(base.add(at), sizes, end) };
-        Memory { view, len: slot_len(sizes), memfd: Some(memfd), bells }
+        // SAFETY: the mapping has this length; it stays until nothing uses it any more.
+        let area = Box::leak(Box::new(unsafe { Area::new(base, sizes, slots.0) }));
+        Memory { view: area.view(slots.1, end), base, len, memfd: Some(memfd), bells }
     }
 
     /// What the victim offers.
@@ -186,8 +188,8 @@ impl Memory {
         }
         let memfd = fds.next().ok_or("no memfd")?;
         let len = fd::sealed_size(memfd.raw()).map_err(|e| format!("the memfd: {e:?}"))?;
-        let at = offer.slot as usize * slot_len(offer.sizes);
-        Ok(Memory::map(memfd, len, at, offer.sizes, 1, fds.collect()))
+        let slots = slots_of(len, offer.sizes, 64).ok_or("a segment of an odd length")?;
+        Ok(Memory::map(memfd, offer.sizes, (slots, offer.slot), 1, fds.collect()))
     }
 
     pub fn offer(&self, fd: i32) -> Offer {
@@ -208,17 +210,19 @@ impl Memory {
     }
 
     pub fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the slot is mapped for good, page aligned, and touched as atomics only.
-        unsafe { std::slice::from_raw_parts(self.view.base() as *const AtomicU64, self.len / 8) }
+        // SAFETY: the segment is mapped for good, page aligned, and touched as atomics only.
+        unsafe { std::slice::from_raw_parts(self.base as *const AtomicU64, self.len / 8) }
     }
 
+    /// The control words of the slot.
     pub fn control(&self) -> &[AtomicU64] {
-        &self.words()[..CONTROL / 8]
+        let at = self.view.number() as usize * CONTROL / 8;
+        &self.words()[at..at + CONTROL / 8]
     }
 
     pub fn control_halves(&self) -> &[AtomicU32] {
         // SAFETY: as in `words`.
-        unsafe { std::slice::from_raw_parts(self.view.base() as *const AtomicU32, CONTROL / 4) }
+        unsafe { std::slice::from_raw_parts(self.view.control_words() as *const AtomicU32, CONTROL / 4) }
     }
 
     pub fn ring_bells(&self) {
@@ -228,8 +232,8 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the mapping begins at the slot's segment, which `view` is in; nothing uses it any more.
-        unsafe { libc::munmap(self.view.base().cast(), self.len) };
+        // SAFETY: the mapping that `map` made; nothing uses it any more.
+        unsafe { libc::munmap(self.base.cast(), self.len) };
     }
 }
 

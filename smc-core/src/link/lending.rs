@@ -1,0 +1,140 @@
+//! Which connection's direction uses which buffer of a segment.
+//!
+//! A segment has as many buffers for a direction as it has slots, but memory is taken only by those that were written to.
+//! So a connection borrows a buffer when it sends, and keeps it until another one that has none takes it away, which
+//! it can as soon as all that was in it has been read. Connections that are idle, however many, thus share the few
+//! buffers that the busy ones need.
+//!
+//! The producing end lends: the table is this process's own. Which buffer a direction has stands in its [`TxState`], shared with
+//! forked children, who know no links: before a fork every connection borrows one, and it is not taken away while a
+//! child may use it.
+//!
+//! Locks: giving needs that of the links, taking away that and the direction's, which is only tried, as a sender that holds it
+//! may be waiting for the former.
+
+use core::sync::atomic::Ordering;
+
+use super::{with_links, Link, SlotState, TakenSlot, LINKS};
+use crate::conn::Conn;
+use crate::ring::layout::SlotView;
+use crate::shared::TxState;
+use crate::sys::Errno;
+
+/// Slots looked at for one that can do without its buffer, before a buffer that was never used is taken.
+const LOOKS: usize = 64;
+
+/// The buffers of one segment, for the direction that this process produces.
+#[derive(Default)]
+pub(super) struct Buffers {
+    /// Buffers below this number have been lent at some time.
+    used: u32,
+    /// The slot looked at last.
+    hand: usize,
+}
+
+/// Who uses a slot in this process.
+#[derive(Clone, Copy)]
+pub(super) struct Tenant {
+    conn: &'static Conn,
+    generation: u32,
+}
+
+impl Buffers {
+    /// A buffer for a slot that has none.
+    fn lend(&mut self, slots: &mut [SlotState]) -> Option<u32> {
+        for _ in 0..LOOKS.min(slots.len()) {
+            self.hand = (self.hand + 1) % slots.len();
+            if let Some(buffer) = slots[self.hand].give_up() {
+                return Some(buffer);
+            }
+        }
+        // There are as many as slots, and each slot has one at most.
+        let buffer = self.used;
+        self.used += 1;
+        ((buffer as usize) < slots.len()).then_some(buffer)
+    }
+}
+
+impl SlotState {
+    /// The slot's buffer, if it can do without.
+    fn give_up(&mut self) -> Option<u32> {
+        self.buffer?;
+        let can = match self.tenant {
+            Some(tenant) => tenant.conn.tx_lend(tenant.generation),
+            None => self.vacant,
+        };
+        if can {
+            self.buffer.take()
+        } else {
+            None
+        }
+    }
+}
+
+/// The connection begins to use the slot, with the buffer that the slot has, if any.
+pub(crate) fn settle(taken: &TakenSlot, conn: &'static Conn) {
+    let settled = with_links(|links| {
+        let state = links.links.iter_mut().find_map(|link| link.slot_of(&taken.view));
+        let (state, _) = state.ok_or(Errno(libc::ENOENT))?;
+        state.tenant = Some(Tenant { conn, generation: conn.generation() });
+        conn.end().tx.buffer.store(state.buffer.map_or(0, |buffer| buffer + 1), Ordering::Relaxed);
+        Ok(())
+    });
+    if settled.is_err() {
+        conn.end().tx.buffer.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The connection's process, and every other one at its end (`for_good`), has left the slot.
+pub(super) fn vacate(state: &mut SlotState, for_good: bool) {
+    state.tenant = None;
+    state.vacant = for_good;
+}
+
+/// A buffer for the sending direction `tx` of the connection that uses `view`: its number plus one, which also stands in
+/// [`TxState::buffer`] then. `None`: this process does not know the slot, or is in the middle of something with the links.
+pub(crate) fn borrow(view: &SlotView, tx: &TxState) -> Option<u32> {
+    with_links(|links| {
+        links.links.iter_mut().find_map(|link| link.borrow(view, tx)).ok_or(Errno(libc::ENOENT))
+    })
+    .ok()
+}
+
+/// Before a fork, with the links' lock held by the caller: afterwards every connection of this process has a buffer.
+pub(crate) fn before_fork() {
+    // SAFETY: the caller holds the lock.
+    let links = unsafe { &mut *LINKS.links.get() };
+    for link in links.iter_mut().flat_map(|links| &mut links.links) {
+        for segment in 0..link.segments.len() {
+            for slot in 0..link.segments[segment].slots.len() {
+                let Some(tenant) = link.segments[segment].slots[slot].tenant else { continue };
+                if tenant.conn.generation() == tenant.generation && tenant.conn.is_attached() {
+                    link.borrow(&tenant.conn.view(), &tenant.conn.end().tx);
+                }
+            }
+        }
+    }
+}
+
+impl Link {
+    /// The slot that `view` shows, if it is one of this link, and the buffers it borrows from.
+    fn slot_of(&mut self, view: &SlotView) -> Option<(&mut SlotState, usize)> {
+        let number = self.segments.iter().position(|segment| core::ptr::eq(segment.area, view.area()))?;
+        let slot = view.number() as usize;
+        self.segments[number].slots.get_mut(slot).map(|state| (state, number))
+    }
+
+    fn borrow(&mut self, view: &SlotView, tx: &TxState) -> Option<u32> {
+        let (state, number) = self.slot_of(view)?;
+        if let Some(buffer) = state.buffer {
+            // Another thread was here first, or a fork.
+            tx.buffer.store(buffer + 1, Ordering::Relaxed);
+            return Some(buffer + 1);
+        }
+        let segment = &mut self.segments[number];
+        let buffer = segment.buffers.lend(&mut segment.slots)?;
+        segment.slots[view.number() as usize].buffer = Some(buffer);
+        tx.buffer.store(buffer + 1, Ordering::Relaxed);
+        Some(buffer + 1)
+    }
+}
