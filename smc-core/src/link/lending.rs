@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering;
 
 use super::{with_links, Link, SlotState, TakenSlot, LINKS};
 use crate::conn::Conn;
-use crate::ring::layout::SlotView;
+use crate::ring::layout::{Area, SlotView};
 use crate::shared::TxState;
 use crate::sys::Errno;
 
@@ -40,11 +40,12 @@ pub(super) struct Tenant {
 }
 
 impl Buffers {
-    /// A buffer for a slot that has none.
-    fn lend(&mut self, slots: &mut [SlotState]) -> Option<u32> {
+    /// A buffer for a slot of `area` that has none.
+    fn lend(&mut self, area: &'static Area, end: usize, slots: &mut [SlotState]) -> Option<u32> {
         for _ in 0..LOOKS.min(slots.len()) {
             self.hand = (self.hand + 1) % slots.len();
-            if let Some(buffer) = slots[self.hand].give_up() {
+            let view = area.view(self.hand as u32, end);
+            if let Some(buffer) = slots[self.hand].give_up(&view) {
                 return Some(buffer);
             }
         }
@@ -57,11 +58,12 @@ impl Buffers {
 
 impl SlotState {
     /// The slot's buffer, if it can do without.
-    fn give_up(&mut self) -> Option<u32> {
+    fn give_up(&mut self, view: &SlotView) -> Option<u32> {
         self.buffer?;
         let can = match self.tenant {
             Some(tenant) => tenant.conn.tx_lend(tenant.generation),
-            None => self.vacant,
+            // The peer may still be reading what was sent before the close.
+            None => self.vacant && (view.tx().is_drained() || view.peers().released()),
         };
         if can {
             self.buffer.take()
@@ -132,7 +134,7 @@ impl Link {
             return Some(buffer + 1);
         }
         let segment = &mut self.segments[number];
-        let buffer = segment.buffers.lend(&mut segment.slots)?;
+        let buffer = segment.buffers.lend(view.area(), view.end(), &mut segment.slots)?;
         segment.slots[view.number() as usize].buffer = Some(buffer);
         tx.buffer.store(buffer + 1, Ordering::Relaxed);
         Some(buffer + 1)

@@ -240,6 +240,11 @@ impl SlotView {
         ((self.control as usize).wrapping_sub(self.area.base as usize) / CONTROL) as u32
     }
 
+    /// The end that this is the view of.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
     pub fn area(&self) -> &'static Area {
         self.area
     }

@@ -170,6 +170,11 @@ impl Direction {
         self.sleep.tcp_read.load(Ordering::Acquire) != 0
     }
 
+    /// Whether the consumer has taken all that was published, as far as the shared words say.
+    pub fn is_drained(&self) -> bool {
+        self.consumer.head.load(Ordering::Acquire) == self.producer.tail.load(Ordering::Relaxed)
+    }
+
     /// The consumer's published head, checked against `tail`.
     pub fn consumer_head(&self, tail: u64, size: u64) -> Result<u64, Broken> {
         self.space(tail, size).map(|space| tail.wrapping_sub(size - space))
