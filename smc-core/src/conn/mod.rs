@@ -350,7 +350,9 @@ impl Conn {
         self.weight.store(weight, Ordering::Relaxed);
         let calls = self.calls.load(Ordering::Relaxed) + 1;
         self.calls.store(calls, Ordering::Relaxed);
-        if weight > self.upgrade_after.load(Ordering::Relaxed) && calls >= self.next_step.load(Ordering::Relaxed) {
+        if weight > self.upgrade_after.load(Ordering::Relaxed)
+            && calls >= self.next_step.load(Ordering::Relaxed)
+        {
             self.advance(generation, fd);
         }
         let line = self.native_line(way);
@@ -683,7 +685,11 @@ impl Conn {
         report::connection_closes(self, fd);
         epoll::connection_closes(self);
         if !self.is_pinned() {
-            eager::connection_ends(self.is_active(), self.weight.load(Ordering::Relaxed), self.entry().ring_bytes());
+            eager::connection_ends(
+                self.is_active(),
+                self.weight.load(Ordering::Relaxed),
+                self.entry().ring_bytes(),
+            );
         }
         let end = self.end();
         // A step of the rendezvous that another thread takes is waited for; it never blocks. One that this thread

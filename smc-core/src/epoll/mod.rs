@@ -403,15 +403,16 @@ impl EpollSet {
 
     /// Watches the hot registrations for as long as it may pay off.
     pub fn spin(&self) -> bool {
-        let Some((_held, state)) = self.state() else { return false };
-        let Some(first) = state.hot.first().and_then(|i| REGISTRATIONS.get(*i)).and_then(|r| r.conn()) else {
-            return false;
+        let first = {
+            let Some((_held, state)) = self.state() else { return false };
+            state.hot.first().and_then(|i| REGISTRATIONS.get(*i)).and_then(|r| r.conn())
         };
-        let hot = &state.hot;
-        let cpu = first.peer_cpu();
-        first
-            .rx_spin
-            .wait(cpu, || hot.iter().any(|i| REGISTRATIONS.get(*i).is_some_and(|r| r.evaluate(false) != 0)))
+        let Some(first) = first else { return false };
+        // The lock is free between two looks, for those who change registrations meanwhile.
+        first.rx_spin.wait(first.peer_cpu(), || {
+            let Some((_held, state)) = self.state() else { return true };
+            state.hot.iter().any(|i| REGISTRATIONS.get(*i).is_some_and(|r| r.evaluate(false) != 0))
+        })
     }
 
     /// Asks for doorbells for all hot registrations. Afterwards [`EpollSet::collect`] must be called once more

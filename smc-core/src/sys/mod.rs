@@ -28,6 +28,12 @@ pub fn gettid() -> u32 {
     unsafe { sys!(SYS_gettid) }.unwrap_or(0) as u32
 }
 
+/// Lets others run on this CPU.
+pub fn sched_yield() {
+    // SAFETY: takes no arguments.
+    let _ = unsafe { sys!(SYS_sched_yield) };
+}
+
 pub fn getpid() -> u32 {
     // SAFETY: takes no arguments.
     unsafe { sys!(SYS_getpid) }.unwrap_or(0) as u32
