@@ -140,3 +140,54 @@ impl Link {
         Some(buffer + 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::layout::segment_len;
+
+    const SLOTS: u32 = 4;
+
+    /// A segment's slots, none in use, and its memory.
+    fn segment() -> (&'static Area, Vec<SlotState>, Buffers) {
+        let sizes = [4096, 8192];
+        let len = segment_len(sizes, SLOTS);
+        let base = crate::sys::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1).unwrap();
+        // SAFETY: just mapped with this length, for good.
+        let area = Box::leak(Box::new(unsafe { Area::new(base, sizes, SLOTS) }));
+        (area, (0..SLOTS).map(|_| SlotState::default()).collect(), Buffers::default())
+    }
+
+    #[test]
+    fn there_is_one_for_each_slot_and_no_two_get_the_same() {
+        let (area, mut slots, mut buffers) = segment();
+        for slot in 0..SLOTS as usize {
+            slots[slot].buffer = buffers.lend(area, 0, &mut slots);
+        }
+        let mut lent: Vec<u32> = slots.iter().map(|slot| slot.buffer.unwrap()).collect();
+        lent.sort_unstable();
+        assert_eq!(lent, [0, 1, 2, 3]);
+        assert_eq!(buffers.lend(area, 0, &mut slots), None);
+    }
+
+    #[test]
+    fn what_the_last_connection_of_a_slot_left_is_lent_first_when_it_was_read() {
+        let (area, mut slots, mut buffers) = segment();
+        slots[2].buffer = buffers.lend(area, 1, &mut slots);
+        vacate(&mut slots[2], true);
+        let _ = area.view(2, 1).tx().publish_tail(10);
+        assert_eq!(buffers.lend(area, 1, &mut slots), Some(1), "the peer still reads buffer 0");
+        assert!(slots[2].buffer.is_some());
+        let _ = area.view(2, 0).rx().publish_head(10, false);
+        assert_eq!(buffers.lend(area, 1, &mut slots), Some(0));
+        assert!(slots[2].buffer.is_none());
+    }
+
+    #[test]
+    fn what_a_child_may_use_is_not_lent() {
+        let (area, mut slots, mut buffers) = segment();
+        slots[0].buffer = buffers.lend(area, 0, &mut slots);
+        vacate(&mut slots[0], false);
+        assert_eq!(buffers.lend(area, 0, &mut slots), Some(1));
+    }
+}
