@@ -26,7 +26,7 @@ use core::fmt::Write;
 
 use super::message::{Decline, Greeting, Hello, Malformed, Offer, MAX_LEN};
 use super::{enter_slot, leave_slot, process_id, take_slot, TakenSlot};
-use crate::conn::{Cold, Conn};
+use crate::conn::{half_closed, Cold, Conn};
 use crate::options::found;
 use crate::reason::{Detail, Why};
 use crate::sys::diag;
@@ -160,6 +160,9 @@ fn begin(conn: &Conn, fd: i32, cold: &mut Cold, refusal: Option<Why>) -> Step {
         // A socket connected to itself is its own peer.
         return never(Detail::NoRendezvous);
     }
+    if let (None, Some(detail)) = (refusal, half_closed(fd)) {
+        return never(detail);
+    }
     match diag::tcp_owner(&peer, &local) {
         Ok(_) => {}
         Err(Errno(libc::ENOENT)) => return never(Detail::PeerRemote),
@@ -219,10 +222,7 @@ fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening, refusal: Opti
             match greeting {
                 Greeting::Decline(decline) => refused(conn, &decline),
                 Greeting::Hello(_) if refusal.is_some() => never(Detail::PeerRefused),
-                Greeting::Hello(hello) => {
-                    let listening = Listening { pair, listener, stream: Some(stream), tries };
-                    offer(conn, fd, cold, listening, pid, &hello)
-                }
+                Greeting::Hello(hello) => offer(conn, fd, cold, &stream, pid, &hello),
             }
         }
         // The other one gave up, or was none of ours.
@@ -234,17 +234,14 @@ fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening, refusal: Opti
 }
 
 /// Connecting end: offers memory to the process `pid`, which is the peer.
-fn offer(conn: &Conn, fd: i32, cold: &mut Cold, l: Listening, pid: u32, hello: &Hello) -> Step {
-    let Listening { pair, listener, stream, tries } = l;
-    let Some(stream) = stream else { return never(Detail::RendezvousGarbled) };
-    match conn.verify_counts(fd) {
-        Ok(true) => {}
-        _ => {
-            // Another thread may be inside a call; but not for ever.
-            cold.rendezvous = Rendezvous::Listening { pair, listener, stream: None, tries: tries + 1 };
-            return again(tries, Detail::BehindShim);
+fn offer(conn: &Conn, fd: i32, cold: &mut Cold, stream: &OwnFd, pid: u32, hello: &Hello) -> Step {
+    let counts = match conn.compare_counts(fd) {
+        Ok(counts) => counts,
+        Err(detail) => {
+            refuse(stream, fd, Why::new(detail));
+            return never(detail);
         }
-    }
+    };
     let mine = wishes(fd);
     let size = |a: u64, b: u64| a.max(b).clamp(crate::ring::layout::MIN_RING, crate::ring::layout::MAX_RING);
     let sizes = [
@@ -265,7 +262,7 @@ fn offer(conn: &Conn, fd: i32, cold: &mut Cold, l: Listening, pid: u32, hello: &
     }
     let (bytes, len) = offer.encode();
     // Attached before the peer can be: from the moment it has the offer it may leave TCP.
-    conn.attach(fd, cold, slot);
+    conn.attach(fd, cold, slot, counts);
     if sock::send_with_fds(stream.raw(), &bytes[..len], &fds[..count]).is_err() {
         // Nobody will ever attach at the other end; the connection goes on over TCP through the engine.
         log::debug!("fd {fd}: the peer left the rendezvous");
@@ -354,16 +351,20 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
         Err(Errno(libc::EPROTO)) => return never(Detail::RendezvousGarbled),
         Err(e) => return never(local_failure(e, Detail::Memory)),
     };
-    // The owner of the other end must be the one that listened, and it must still be alone on this end; the kernel
-    // must have counted what we have.
-    let right = verify(&pair, &stream, offer.fd).is_ok();
-    let counted = right && (0..3).any(|_| conn.verify_counts(fd) == Ok(true));
-    if !counted || !conn.end().held_alone() {
-        let detail = if right { Detail::BehindShim } else { Detail::PeerUidUnverified };
-        return leave(&slot, Why::new(detail));
+    // The owner of the other end must be the one that listened, and this process must still be alone on this end; the
+    // kernel must have counted what we have.
+    let counts = match verify(&pair, &stream, offer.fd) {
+        Ok(_) if !conn.end().held_alone() => Err(Detail::SharedProcess),
+        Ok(_) => conn.compare_counts(fd),
+        Err(()) => Err(Detail::PeerUidUnverified),
+    };
+    match counts {
+        Ok(counts) => {
+            conn.attach(fd, cold, slot, counts);
+            Step::Attached
+        }
+        Err(detail) => leave(&slot, Why::new(detail)),
     }
-    conn.attach(fd, cold, slot);
-    Step::Attached
 }
 
 /// Accepting end: does not go on, though the peer is attached.

@@ -114,7 +114,7 @@ cases! {
         });
         assert!(child > 0);
     });
-    BehindShim, Far::Whatever, CONNECTING, LATER, unseen_byte;
+    BehindShim, Far::Refused, CONNECTING, LATER, unseen_byte;
     BehindShim, Far::Returned, ACCEPTING, LATER, unseen_byte;
     PeerUidUnverified, Far::Says(Detail::PeerUidUnverified), BOTH, &[], |a| busy(Pair::fresh(a));
     Executed, Far::Returned, BOTH, &[], |a| after_moving(a, |pair| {
@@ -160,6 +160,16 @@ cases! {
         for _ in 0..20 {
             pair.near.send(100);
             pair.far.must(Order::Recv(100));
+        }
+        pair
+    };
+    ShutDown, Far::Says(Detail::PeerShutDown), BOTH, LATER, |a| {
+        let mut pair = Pair::fresh(a);
+        pair.exchange_pieces(10, 1);
+        sys::shutdown(pair.near.fd, libc::SHUT_WR).expect("shutdown");
+        for _ in 0..40 {
+            pair.far.must(Order::Send(100));
+            pair.near.recv(100);
         }
         pair
     };
@@ -338,10 +348,8 @@ impl Case {
     /// Whether it is for good.
     pub fn near_lasts(&self) -> bool {
         use Detail::*;
-        !matches!(
-            self.near,
-            NotBusyYet | NoData | Overflow | PeerShutDown | SharedProcess | NoRendezvous | BehindShim
-        ) && self.near.reason() != Reason::None
+        !matches!(self.near, NotBusyYet | NoData | Overflow | PeerShutDown | SharedProcess | NoRendezvous)
+            && self.near.reason() != Reason::None
     }
 }
 
