@@ -263,6 +263,9 @@ details! {
     FdLimit = 61, Mem,
         "out of descriptors",
         "raise the limit on open files (ulimit -n)";
+    ConnLimit = 63, Mem,
+        "the process has moved as many connections as SMC_MAX_CONNS allows",
+        "raise SMC_MAX_CONNS, if more of them are to move";
     // Options and calls.
     ZeroCopy = 80, OptUnsupp,
         "the program set SO_ZEROCOPY",

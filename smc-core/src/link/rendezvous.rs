@@ -25,7 +25,7 @@
 use core::fmt::Write;
 
 use super::message::{Decline, Greeting, Hello, Malformed, Offer, MAX_LEN};
-use super::{enter_slot, leave_slot, process_id, take_slot, TakenSlot};
+use super::{enter_slot, is_full, leave_slot, process_id, take_slot, TakenSlot, FULL};
 use crate::conn::{half_closed, Cold, Conn};
 use crate::options::found;
 use crate::reason::{Detail, Why};
@@ -171,6 +171,9 @@ fn begin(conn: &Conn, fd: i32, cold: &mut Cold, refusal: Option<Why>) -> Step {
     if !fd::may_open(8) {
         return never(Detail::FdLimit);
     }
+    if refusal.is_none() && is_full() {
+        return never(Detail::ConnLimit);
+    }
     let pair = Pair { local, peer };
     if !conn.is_active() {
         return call(fd, cold, pair, 0, refusal);
@@ -250,7 +253,11 @@ fn offer(conn: &Conn, fd: i32, cold: &mut Cold, stream: &OwnFd, pid: u32, hello:
     ];
     let (slot, mut offer, new) = match take_slot(hello.process, pid, sizes) {
         Ok(taken) => taken,
-        Err(e) => return never(local_failure(e, Detail::Memory)),
+        Err(e) => {
+            let detail = local_failure(e, Detail::Memory);
+            refuse(stream, fd, Why::new(detail));
+            return never(detail);
+        }
     };
     offer.fd = fd;
     let mut fds = [0; MAX_FDS];
@@ -323,6 +330,7 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
             };
         }
         Err(_) | Ok(0) if refusal.is_some() => return never(Detail::NoRendezvous),
+        Err(e @ Errno(libc::EMFILE)) => return never(local_failure(e, Detail::FdLimit)),
         Err(_) | Ok(0) => {
             cold.rendezvous = Rendezvous::Waiting { pair, tries: tries + 1 };
             return again(tries, Detail::NoRendezvous);
@@ -469,9 +477,10 @@ fn malformed(m: Malformed) -> Detail {
 }
 
 fn local_failure(e: Errno, otherwise: Detail) -> Detail {
-    match e.0 {
-        libc::EMFILE | libc::ENFILE => Detail::FdLimit,
-        libc::ENOMEM | libc::ENOBUFS | libc::EFBIG => Detail::Memory,
+    match e {
+        FULL => Detail::ConnLimit,
+        Errno(libc::EMFILE | libc::ENFILE) => Detail::FdLimit,
+        Errno(libc::ENOMEM | libc::ENOBUFS | libc::EFBIG) => Detail::Memory,
         _ => otherwise,
     }
 }

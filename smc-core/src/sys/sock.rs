@@ -419,7 +419,7 @@ pub fn send_with_fds(sock: i32, bytes: &[u8], fds: &[i32]) -> Result<()> {
 pub fn receive_with_fds(sock: i32, bytes: &mut [u8], fds: &mut [Option<OwnFd>; MAX_FDS]) -> Result<usize> {
     let mut control = ControlBuffer([0; CMSG_SPACE]);
     let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr() as *mut _, iov_len: bytes.len() };
-    let mut bad = false;
+    let (mut bad, mut full) = (false, false);
     // SAFETY: all-zero is a valid msghdr; the kernel stays within the buffers given; the control messages are
     // walked with the CMSG macros' own checks, and their data read unaligned.
     let n = unsafe {
@@ -429,7 +429,8 @@ pub fn receive_with_fds(sock: i32, bytes: &mut [u8], fds: &mut [Option<OwnFd>; M
         msg.msg_control = control.0.as_mut_ptr() as *mut _;
         msg.msg_controllen = CMSG_SPACE as _;
         let n = sys!(SYS_recvmsg, sock, &mut msg as *mut _, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)?;
-        bad |= msg.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+        bad |= msg.msg_flags & libc::MSG_TRUNC != 0;
+        let cut = msg.msg_flags & libc::MSG_CTRUNC != 0;
         let mut slot = 0;
         let mut c = libc::CMSG_FIRSTHDR(&msg);
         while !c.is_null() {
@@ -438,7 +439,10 @@ pub fn receive_with_fds(sock: i32, bytes: &mut [u8], fds: &mut [Option<OwnFd>; M
                 for i in 0..count {
                     let fd = (libc::CMSG_DATA(c) as *const i32).add(i).read_unaligned();
                     match fds.get_mut(slot) {
-                        Some(place) => *place = OwnFd::adopt(fd).ok(),
+                        Some(place) => {
+                            *place = OwnFd::adopt(fd).ok();
+                            full |= place.is_none();
+                        }
                         None => {
                             bad = true;
                             super::fd::close(fd);
@@ -449,11 +453,14 @@ pub fn receive_with_fds(sock: i32, bytes: &mut [u8], fds: &mut [Option<OwnFd>; M
             }
             c = libc::CMSG_NXTHDR(&msg, c);
         }
+        // There was room for more than came: the kernel had no numbers for them. Otherwise too many were sent.
+        full |= cut && slot < MAX_FDS;
+        bad |= cut && !full;
         n
     };
-    if bad {
+    if bad || full {
         fds.iter_mut().for_each(|f| *f = None);
-        return Err(Errno(libc::EBADMSG));
+        return Err(Errno(if bad { libc::EBADMSG } else { libc::EMFILE }));
     }
     Ok(n)
 }

@@ -183,6 +183,11 @@ cases! {
     });
     Memory, Far::Refused, CONNECTING, LATER, |a| before_moving(a, |_| limit(libc::RLIMIT_FSIZE, 256 << 10));
     FdLimit, Far::Whatever, BOTH, LATER, |a| before_moving(a, |_| limit(libc::RLIMIT_NOFILE, 30));
+    ConnLimit, Far::Refused, BOTH, &[("SMC_UPGRADE_AFTER", "0"), ("SMC_MAX_CONNS", "1")], |a| {
+        // Each with a process of its own at its far end, which it is the first one of.
+        std::mem::forget(busy(Pair::fresh(a)));
+        busy(Pair::fresh(a))
+    };
     ZeroCopy, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
         sys::setsockopt(pair.near.fd, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1i32).expect("SO_ZEROCOPY");
     });
