@@ -175,9 +175,9 @@ impl EndState {
         self.forking.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// After a fork that made no child.
+    /// After a fork that made no child. A connection that was opened since it began was not told of it.
     pub fn fork_failed(&self) {
-        self.forking.fetch_sub(1, Ordering::SeqCst);
+        let _ = self.forking.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
     }
 
     /// After a fork, in the child.

@@ -353,7 +353,9 @@ impl Conn {
         self.weight.store(weight, Ordering::Relaxed);
         let calls = self.calls.load(Ordering::Relaxed) + 1;
         self.calls.store(calls, Ordering::Relaxed);
-        if weight > self.upgrade_after.load(Ordering::Relaxed) && calls >= self.next_step.load(Ordering::Relaxed) {
+        if weight > self.upgrade_after.load(Ordering::Relaxed)
+            && calls >= self.next_step.load(Ordering::Relaxed)
+        {
             self.advance(generation, fd);
         }
         let line = self.native_line(way);
@@ -513,7 +515,9 @@ impl Conn {
     fn more_telling(&self, why: Why) -> Why {
         let before = self.entry().why();
         match (before.detail, why.detail) {
-            (Detail::BehindShim | Detail::PeerUidUnverified, Detail::NoRendezvous) => before,
+            (Detail::PeerUidUnverified | Detail::PeerShutDown | Detail::ShutDown, Detail::NoRendezvous) => {
+                before
+            }
             _ => why,
         }
     }
@@ -693,8 +697,13 @@ impl Conn {
         }
         report::connection_closes(self, fd);
         epoll::connection_closes(self);
-        if !self.is_pinned() {
-            eager::connection_ends(self.is_active(), self.weight.load(Ordering::Relaxed), self.entry().ring_bytes());
+        // One that an end shut down first ended too soon, too.
+        if self.pinned().is_none_or(|why| matches!(why.detail, Detail::ShutDown | Detail::PeerShutDown)) {
+            eager::connection_ends(
+                self.is_active(),
+                self.weight.load(Ordering::Relaxed),
+                self.entry().ring_bytes(),
+            );
         }
         let end = self.end();
         // A step of the rendezvous that another thread takes is waited for; it never blocks. One that this thread

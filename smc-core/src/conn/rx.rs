@@ -105,7 +105,8 @@ impl Conn {
                         continue;
                     }
                     if self.rx_spin.wait(self.view().rx().producer_cpu(), || self.rx_news(generation)) {
-                        self.gather.look_away(self.end().tx.tail.load(Ordering::Relaxed), || self.ring_bytes());
+                        self.gather
+                            .look_away(self.end().tx.tail.load(Ordering::Relaxed), || self.ring_bytes());
                         continue;
                     }
                     // The sleep watches the socket: it ends at once if the kernel has anything to tell.
@@ -162,11 +163,8 @@ impl Conn {
     fn ring_bytes(&self) -> u64 {
         let rx = &self.end().rx;
         let view = self.view();
-        let seen = view.rx().view(
-            rx.head.load(Ordering::Relaxed),
-            rx.epoch.load(Ordering::Relaxed),
-            view.rx_size(),
-        );
+        let seen =
+            view.rx().view(rx.head.load(Ordering::Relaxed), rx.epoch.load(Ordering::Relaxed), view.rx_size());
         seen.map_or(0, |seen| seen.bytes)
     }
 

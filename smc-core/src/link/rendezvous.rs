@@ -61,6 +61,15 @@ impl Pair {
     fn owner(&self) -> Option<diag::Owner> {
         diag::tcp_owner(&self.peer, &self.local).ok().filter(|o| o.inode != 0)
     }
+
+    /// Why it could not be verified who is at the other end of `fd`: often nobody is, any more or not yet.
+    fn doubt(&self, fd: i32) -> Detail {
+        match (half_closed(fd), diag::tcp_owner(&self.peer, &self.local)) {
+            (Some(ended), _) => ended,
+            (None, Ok(diag::Owner { inode: 0, .. }) | Err(Errno(libc::ENOENT))) => Detail::NoRendezvous,
+            _ => Detail::PeerUidUnverified,
+        }
+    }
 }
 
 /// What a step came to.
@@ -215,9 +224,12 @@ fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening, refusal: Opti
                 Err(m) => return never(malformed(m)),
             };
             let Ok(pid) = verify(&pair, &stream, greeting.fd()) else {
-                log::warn!("fd {fd}: somebody else answered at the rendezvous");
+                let detail = pair.doubt(fd);
+                if detail == Detail::PeerUidUnverified {
+                    log::warn!("fd {fd}: somebody else answered at the rendezvous");
+                }
                 cold.rendezvous = Rendezvous::Listening { pair, listener, stream: None, tries: tries + 1 };
-                return again(tries, Detail::PeerUidUnverified);
+                return again(tries, detail);
             };
             if let Some(why) = refusal {
                 refuse(&stream, fd, why);
@@ -295,8 +307,11 @@ fn call(fd: i32, cold: &mut Cold, pair: Pair, tries: u32, refusal: Option<Why>) 
         return retry(cold, Detail::PeerUidUnverified);
     };
     if !pair.owner().is_some_and(|owner| same_uid(&credentials, &owner)) {
-        log::warn!("fd {fd}: the rendezvous name belongs to uid {}", credentials.uid);
-        return retry(cold, Detail::PeerUidUnverified);
+        let detail = pair.doubt(fd);
+        if detail == Detail::PeerUidUnverified {
+            log::warn!("fd {fd}: the rendezvous name belongs to uid {}", credentials.uid);
+        }
+        return retry(cold, detail);
     }
     if let Some(why) = refusal {
         // The peer may stay on TCP too, and answer so.
@@ -340,7 +355,7 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
     if let Ok(decline) = Decline::decode(&buf[..n]) {
         return match verify(&pair, &stream, decline.fd) {
             Ok(_) => refused(conn, &decline),
-            Err(()) => never(Detail::PeerUidUnverified),
+            Err(()) => never(pair.doubt(fd)),
         };
     }
     if let Some(why) = refusal {
@@ -364,7 +379,7 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
     let counts = match verify(&pair, &stream, offer.fd) {
         Ok(_) if !conn.end().held_alone() => Err(Detail::SharedProcess),
         Ok(_) => conn.compare_counts(fd),
-        Err(()) => Err(Detail::PeerUidUnverified),
+        Err(()) => Err(pair.doubt(fd)),
     };
     match counts {
         Ok(counts) => {

@@ -200,7 +200,8 @@ mod interleaved {
                         }
                         _ => {}
                     }
-                    cells[buffer as usize][((tail - base) % SIZE) as usize].store(100 + tail, Ordering::Relaxed);
+                    cells[buffer as usize][((tail - base) % SIZE) as usize]
+                        .store(100 + tail, Ordering::Relaxed);
                     tail += 1;
                     let _ = direction.publish_tail(tail);
                 }

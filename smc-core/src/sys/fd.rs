@@ -88,8 +88,7 @@ fn anonymous_inode() -> Result<(u64, u64)> {
 /// Whether `fd` is an eventfd. Descriptors from a peer may be anything. Not asked from /proc, which would keep an inode and
 /// its name for each descriptor asked about.
 pub fn is_eventfd(fd: i32) -> bool {
-    let is_anonymous =
-        || Ok::<_, Errno>(stat(fd).map(|st| (st.st_dev, st.st_ino))? == anonymous_inode()?);
+    let is_anonymous = || Ok::<_, Errno>(stat(fd).map(|st| (st.st_dev, st.st_ino))? == anonymous_inode()?);
     let mut look = [libc::pollfd { fd, events: libc::POLLOUT, revents: 0 }];
     let nothing = 0u64;
     // Of these files only an eventfd takes eight zero bytes, without any effect.
