@@ -25,6 +25,7 @@ options       300 bash ci/options.sh
 torture       900 bash ci/torture.sh
 programs      600 bash ci/programs.sh core
 cpython       900 bash ci/cpython.sh
+suites        600 bash ci/suites.sh
 demo          300 bash ci/demo.sh
 bench-smoke   300 bash ci/bench-smoke.sh
 lab           900 bash ci/lab.sh
