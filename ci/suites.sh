@@ -21,7 +21,7 @@ modules_of() {
     case $1 in
     tornado) ;;
     twisted)
-        echo twisted.internet.test.test_tcp twisted.test.test_{tcp,ssl,tcp_internals} twisted.protocols.test.test_tls \
+        echo twisted.internet.test.test_tcp twisted.test.test_{tcp,ssl,tcp_internals} \
             twisted.web.test.test_{http,webclient,agent}
         ;;
     *) return 1 ;;
