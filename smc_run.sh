@@ -38,7 +38,7 @@ SIZE may end in k (1024) or m (1024 * 1024).
 
 Each option sets an environment variable, which may be set instead: SMC_RCVBUF,
 SMC_SNDBUF, SMC_UPGRADE_AFTER, SMC_POLICY, SMC_CONFIG, SMC_DISABLE, SMC_LOG,
-SMC_REPORT. SMC_PRELOAD names the library to load in place of the one found beside
+SMC_REPORT; so may SMC_MAX_CONNS. SMC_PRELOAD names the library to load in place of the one found beside
 smc_run. A bad value of an option is refused; other bad settings are told here, and
 COMMAND runs on TCP where nobody can tell what they mean.
 
@@ -111,7 +111,7 @@ check_rule() {
     esac
     find_smcctl
     [[ -n $smcctl ]] || return 0
-    said=$(env -u SMC_RCVBUF -u SMC_SNDBUF -u SMC_UPGRADE_AFTER -u SMC_DISABLE -u SMC_LOG -u SMC_REPORT \
+    said=$(env -u SMC_RCVBUF -u SMC_SNDBUF -u SMC_UPGRADE_AFTER -u SMC_MAX_CONNS -u SMC_DISABLE -u SMC_LOG -u SMC_REPORT \
         SMC_CONFIG= SMC_POLICY="${1#--} $2" "$smcctl" check --quiet) ||
         die $EXIT_USAGE "$1: ${said#*: }"
 }
@@ -119,7 +119,7 @@ check_rule() {
 # Tells what is wrong with settings from elsewhere: the environment and the configuration file.
 check_settings() {
     local said line
-    [[ -n ${SMC_POLICY-}${SMC_CONFIG-}${SMC_RCVBUF-}${SMC_SNDBUF-}${SMC_UPGRADE_AFTER-}${SMC_DISABLE-}${SMC_LOG-} ||
+    [[ -n ${SMC_POLICY-}${SMC_CONFIG-}${SMC_RCVBUF-}${SMC_SNDBUF-}${SMC_UPGRADE_AFTER-}${SMC_MAX_CONNS-}${SMC_DISABLE-}${SMC_LOG-} ||
         -z ${SMC_CONFIG+set} && -e /etc/smc/smc.conf ]] || return 0
     find_smcctl
     if [[ -n $smcctl ]] && ! said=$("$smcctl" check); then

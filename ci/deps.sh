@@ -31,6 +31,8 @@ depmod                               kmod
 busybox                              busybox-static
 file                                 file
 module:pip                           python3-pip
+system-module:tornado.test           python3-tornado
+system-module:twisted.test           python3-twisted
 rdma                                 iproute2
 ibv_devinfo                          ibverbs-utils
 /etc/libibverbs.d/rxe.driver         ibverbs-providers

@@ -25,6 +25,7 @@ options       300 bash ci/options.sh
 torture       900 bash ci/torture.sh
 programs      600 bash ci/programs.sh core
 cpython       900 bash ci/cpython.sh
+suites        600 bash ci/suites.sh
 demo          300 bash ci/demo.sh
 bench-smoke   300 bash ci/bench-smoke.sh
 lab           900 bash ci/lab.sh
@@ -40,7 +41,7 @@ rm -rf "$logs"
 mkdir -p "$logs" || exit 1
 
 # cargo test must not take the whole environment of a user who has settings of smc in it.
-unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT SMC_RUN_DIR SMC_POLICY LD_PRELOAD
+unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_MAX_CONNS SMC_DISABLE SMC_LOG SMC_REPORT SMC_RUN_DIR SMC_POLICY LD_PRELOAD
 # Nor that of a host that has some.
 export SMC_CONFIG=
 

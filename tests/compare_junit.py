@@ -1,4 +1,5 @@
-"""compare_junit.py NATIVE.xml OTHER.xml: prints the tests whose results differ.
+"""compare_junit.py NATIVE.xml OTHER.xml [TEXT]...: prints the tests whose results differ, but for those with a TEXT in their
+names.
 
 Prints "COMMON DIFFERENT" as its last line: how many tests have the same result in both, and how many have not.
 """
@@ -28,7 +29,8 @@ def main():
     native, other = (results(path) for path in sys.argv[1:3])
     common = 0
     different = 0
-    for name in sorted(native.keys() | other.keys(), key=str):
+    names = (name for name in native.keys() | other.keys() if not any(text in str(name) for text in sys.argv[3:]))
+    for name in sorted(names, key=str):
         before, _ = native.get(name, ("not run", ""))
         after, text = other.get(name, ("not run", ""))
         if before == after:

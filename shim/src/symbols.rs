@@ -215,6 +215,7 @@ symbols! {
         optional __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, args: *mut c_void) -> c_int = stdio::vdprintf_chk, lazy;
 
         // Processes and signals.
+        required fork() -> pid_t = process::fork, lazy;
         required posix_spawn(pid: *mut pid_t, path: *const c_char, actions: *const posix_spawn_file_actions_t, attr: *const posix_spawnattr_t, argv: *const *mut c_char, envp: *const *mut c_char) -> c_int = process::posix_spawn, lazy;
         required posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: *const posix_spawn_file_actions_t, attr: *const posix_spawnattr_t, argv: *const *mut c_char, envp: *const *mut c_char) -> c_int = process::posix_spawnp, lazy;
         required posix_spawn_file_actions_adddup2(actions: *mut posix_spawn_file_actions_t, old: c_int, new: c_int) -> c_int = process::spawn_adddup2, lazy;

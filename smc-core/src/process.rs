@@ -63,6 +63,11 @@ pub fn parent() {
     locks().into_iter().for_each(Lock::release);
 }
 
+/// After [`parent`], when no child was made.
+pub fn fork_failed() {
+    conn::all().for_each(|c| c.fork_failed());
+}
+
 /// After fork, in the child.
 pub fn child() {
     PID.store(0, Ordering::Relaxed);

@@ -246,6 +246,9 @@ details! {
     PeerShutDown = 32, Active,
         "the peer has shut down its sending side, and what is left to send goes over TCP",
         "nothing: the connection is about to end";
+    ShutDown = 33, Active,
+        "this end shut down its sending side before the connection was moved",
+        "nothing: the connection is about to end";
     // Nobody to talk to.
     NoRendezvous = 40, PeerNoSmc,
         "nobody answered at the rendezvous: the peer runs without smc, or under SMC_DISABLE, or in another network namespace",
@@ -260,6 +263,9 @@ details! {
     FdLimit = 61, Mem,
         "out of descriptors",
         "raise the limit on open files (ulimit -n)";
+    ConnLimit = 63, Mem,
+        "the process has moved as many connections as SMC_MAX_CONNS allows",
+        "raise SMC_MAX_CONNS, if more of them are to move";
     // Options and calls.
     ZeroCopy = 80, OptUnsupp,
         "the program set SO_ZEROCOPY",
@@ -315,7 +321,7 @@ impl Detail {
     pub const fn is_told(self) -> bool {
         use Detail::*;
         match self {
-            NotBusyYet | NoData | Overflow | PeerShutDown => false,
+            NotBusyYet | NoData | Overflow | PeerShutDown | ShutDown => false,
             Seccomp | SharedProcess | PeerUidUnverified => false,
             _ => matches!(self.reason(), Reason::Active | Reason::OptUnsupp | Reason::Mem | Reason::Ipsec),
         }

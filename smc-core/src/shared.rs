@@ -36,6 +36,9 @@ pub struct TxState {
     pub buffer_used: AtomicU32,
     /// Bytes written to TCP since connect. Also added to without the lock while the connection is native.
     pub tcp: AtomicU64,
+    /// `tcp` has not been found equal to the kernel's count since calls were last under way that knew nothing of the ring:
+    /// until it has, the direction stays on TCP. See `conn::counts`.
+    pub unverified: AtomicU32,
     /// The peer's head as last seen; space is computed from it before the shared line is looked at again.
     pub head_seen: AtomicU64,
     /// Bytes of the ring from here to `tail` are to be sent over TCP: the peer recalled them. Equal to `tail`: none.
@@ -73,6 +76,8 @@ pub struct RxState {
     pub head: AtomicU64,
     /// Bytes read from TCP since connect. Also added to without the lock while the connection is native.
     pub tcp: AtomicU64,
+    /// As in [`TxState`]: the peer's direction is not let off TCP.
+    pub unverified: AtomicU32,
     /// SO_RCVLOWAT, bytes; at most 1: none in force. Written without the lock.
     pub lowat: AtomicU32,
 }
@@ -145,7 +150,9 @@ impl EndState {
         for word in [&self.tx.full_since, &self.tx.full_head, &self.tx.tick, &self.tx.debt] {
             word.store(0, Ordering::Relaxed);
         }
-        for word in [&self.tx.cork, &self.tx.held_until, &self.rx.lowat] {
+        for word in
+            [&self.tx.cork, &self.tx.held_until, &self.tx.unverified, &self.rx.unverified, &self.rx.lowat]
+        {
             word.store(0, Ordering::Relaxed);
         }
         self.rx.head.store(0, Ordering::Relaxed);
@@ -168,9 +175,9 @@ impl EndState {
         self.forking.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// After a fork that made no child.
+    /// After a fork that made no child. A connection that was opened since it began was not told of it.
     pub fn fork_failed(&self) {
-        self.forking.fetch_sub(1, Ordering::SeqCst);
+        let _ = self.forking.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
     }
 
     /// After a fork, in the child.

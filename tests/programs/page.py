@@ -18,6 +18,18 @@ at its first bytes. *server* and *client* have that side alone under `smc_run`.
 
 """
 
+TAIL = """
+## Test suites of other projects
+
+`ci/cpython.sh` and `ci/suites.sh` run them natively and under the library with `SMC_UPGRADE_AFTER=0`, and compare test by test. None
+has another result under the library.
+
+- **CPython** (its network modules): test_socket, test_select, test_selectors, test_asyncio, test_ssl, test_socketserver,
+  test_ftplib, test_httpservers.
+- **Tornado**: all its tests. Left out of the comparison are those of how a computation's time grows with its input.
+- **Twisted**: its tests of TCP (with each of its reactors), TLS, and HTTP clients and servers.
+"""
+
 
 def share(ring):
     if not ring or not ring["connections"]:
@@ -47,6 +59,6 @@ def write(path, results, programs):
             rows.append(f"| {name} | {record['version']} | {run['label']} | {result} | {share(run['ring'])} | {notes(run)} |")
         details.append(f"- **{name}**: {record['summary']}" + (f" {record['remarks']}" if record["remarks"] else ""))
     text = HEAD + "| program | version | mode | result | connections moved | notes |\n|---|---|---|---|---|---|\n"
-    text += "\n".join(rows) + "\n\n## What is exercised\n\n" + "\n".join(details) + "\n"
+    text += "\n".join(rows) + "\n\n## What is exercised\n\n" + "\n".join(details) + "\n" + TAIL
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)

@@ -38,6 +38,15 @@ pub(super) fn filtering() {
     }
 }
 
+/// The atfork handlers do the rest; they are not told when no child came of it.
+pub unsafe extern "C" fn fork() -> pid_t {
+    let pid = unsafe { real::fork() };
+    if pid < 0 && life::may_act() {
+        keeping_errno(|| ops::life::fork_failed());
+    }
+    pid
+}
+
 pub unsafe extern "C" fn posix_spawn(
     pid: *mut pid_t,
     path: *const c_char,

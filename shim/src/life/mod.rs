@@ -3,6 +3,7 @@
 //! | event | parent | child or new image |
 //! |---|---|---|
 //! | `fork` (also inside `daemon`, `forkpty`) | atfork prepare takes our locks, parent releases them | atfork child releases them, new pid; the table and all connections stay |
+//! | a `fork` that fails | as above, then `ops::life::fork_failed` (not by way of `daemon` or `forkpty`: the connection stays on TCP) | - |
 //! | `_Fork`, raw `clone` | not seen | the wiped canary tells; set right at the first managed call |
 //! | `vfork` | its thread is marked; the mark goes with that thread's next managed call | runs in the parent's memory: pid differs while the canary stands. Every hook passes through and changes nothing, except that a connection it duplicates, for the program it is about to become, is handed over to TCP first |
 //! | `posix_spawn`, `system`, `popen` | `ops::life::before_spawn` for the first, and a connection that its file actions duplicate is handed over to TCP; the others are not seen | as vfork, but inside libc: no hook runs |

@@ -57,6 +57,11 @@ pub extern "C" fn fork_parent() {
     guard::protect((), process::parent);
 }
 
+/// After [`fork_parent`], if there is no child.
+pub extern "C" fn fork_failed() {
+    guard::protect((), process::fork_failed);
+}
+
 /// After fork, in the child, which has one thread: the one that called [`fork_prepare`].
 pub extern "C" fn fork_child() {
     guard::protect((), process::child);

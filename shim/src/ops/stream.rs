@@ -44,7 +44,9 @@ pub(super) extern "C" fn native(conn: &'static Conn, way: Way, generation: u32, 
 }
 
 pub(super) extern "C" fn native_done(conn: &'static Conn, way: Way, generation: u32, n: isize) {
-    conn.native_end(way, generation, n);
+    let saved = errno::get();
+    guard::protect((), || conn.native_end(way, generation, n));
+    errno::set(saved);
 }
 
 /// Makes `$call` on the TCP socket if the connection is native, and returns from the function with its result.

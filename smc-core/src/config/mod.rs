@@ -30,6 +30,8 @@ pub struct Config {
     pub rcvbuf: u64,
     /// SMC_SNDBUF: ring for bytes from this process, power of two.
     pub sndbuf: u64,
+    /// SMC_MAX_CONNS: ends of moved connections that the process has at once; 0: as many as its limits allow.
+    pub max_conns: u32,
     /// SMC_REPORT: file that gets a line for each connection when it closes.
     pub report: Option<CString>,
     /// SMC_TEST_SWITCH: in tests, a direction leaves its medium after this many calls on average; 0 never.
@@ -43,6 +45,7 @@ impl Default for Config {
             upgrade_after: DEFAULT_UPGRADE_AFTER,
             rcvbuf: DEFAULT_RING,
             sndbuf: DEFAULT_RING,
+            max_conns: 0,
             report: None,
             test_switch: 0,
         }
@@ -64,8 +67,15 @@ pub fn install(config: Config) {
 }
 
 /// The variables that are also settings of the configuration file. SMC_RUN_DIR is not: `smcss` must find it too.
-pub const FILE_SETTINGS: &[&str] =
-    &["SMC_UPGRADE_AFTER", "SMC_RCVBUF", "SMC_SNDBUF", "SMC_DISABLE", "SMC_LOG", "SMC_REPORT"];
+pub const FILE_SETTINGS: &[&str] = &[
+    "SMC_UPGRADE_AFTER",
+    "SMC_RCVBUF",
+    "SMC_SNDBUF",
+    "SMC_MAX_CONNS",
+    "SMC_DISABLE",
+    "SMC_LOG",
+    "SMC_REPORT",
+];
 /// For tests, in the environment alone.
 const TEST_SWITCH: &str = "SMC_TEST_SWITCH";
 
@@ -82,6 +92,12 @@ impl Config {
             "SMC_UPGRADE_AFTER" => self.upgrade_after = size(text, default.upgrade_after, 0, u64::MAX / 2)?,
             "SMC_RCVBUF" => self.rcvbuf = ring(text)?,
             "SMC_SNDBUF" => self.sndbuf = ring(text)?,
+            "SMC_MAX_CONNS" => {
+                self.max_conns = match text {
+                    "" => 0,
+                    _ => text.parse().map_err(|_| format!("not a number from 0 to {}", u32::MAX))?,
+                }
+            }
             "SMC_DISABLE" => match text {
                 "" | "0" => self.disable = false,
                 "1" => self.disable = true,
@@ -175,6 +191,8 @@ mod tests {
             ("SMC_RCVBUF", "65m"),
             ("SMC_SNDBUF", "0"),
             ("SMC_UPGRADE_AFTER", "-1"),
+            ("SMC_MAX_CONNS", "-1"),
+            ("SMC_MAX_CONNS", "1k"),
             ("SMC_DISABLE", "yes"),
             ("SMC_LOG", "loud"),
             ("SMC_LOG", "info:"),

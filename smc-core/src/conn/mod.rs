@@ -7,6 +7,7 @@
 //!
 //! What several processes must agree on after a fork lies in [`EndState`]; a `Conn` is this process's view of it.
 
+mod counts;
 mod eager;
 pub mod io;
 mod options;
@@ -16,6 +17,8 @@ pub mod rx;
 mod spin;
 pub mod tx;
 pub mod wait;
+
+pub(crate) use counts::{half_closed, Counts};
 
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
@@ -383,6 +386,7 @@ impl Conn {
     fn blind_call_ended(&self) {
         if self.is_attached() {
             self.note_blind_reads();
+            self.verify_rx();
         }
     }
 
@@ -511,7 +515,9 @@ impl Conn {
     fn more_telling(&self, why: Why) -> Why {
         let before = self.entry().why();
         match (before.detail, why.detail) {
-            (Detail::BehindShim | Detail::PeerUidUnverified, Detail::NoRendezvous) => before,
+            (Detail::PeerUidUnverified | Detail::PeerShutDown | Detail::ShutDown, Detail::NoRendezvous) => {
+                before
+            }
             _ => why,
         }
     }
@@ -532,8 +538,8 @@ impl Conn {
         self.active.load(Ordering::Relaxed) != 0
     }
 
-    /// Puts the connection on shared memory. Called by the rendezvous with both counts verified.
-    pub(crate) fn attach(&self, fd: i32, cold: &mut Cold, slot: TakenSlot) {
+    /// Puts the connection on shared memory. `counts`: as the rendezvous found them.
+    pub(crate) fn attach(&self, fd: i32, cold: &mut Cold, slot: TakenSlot, counts: Counts) {
         let view = slot.view;
         self.control.store(view.control_words(), Ordering::Relaxed);
         self.area.store(view.area() as *const Area as *mut Area, Ordering::Relaxed);
@@ -548,6 +554,8 @@ impl Conn {
         cold.rendezvous = Rendezvous::default();
         cold.ends = config::get().report.as_ref().map(|_| Ends::of_fd(fd));
         self.attached_here.store(1, Ordering::Relaxed);
+        let tx_open = !counts.written || self.native_calls(Way::Tx) > 0;
+        self.end().tx.unverified.store(tx_open as u32, Ordering::Relaxed);
         self.phase.store(ATTACHED, Ordering::SeqCst);
         if self.is_held() {
             self.pin(Why::new(Detail::CallUnsupported));
@@ -561,9 +569,14 @@ impl Conn {
         self.note_blind_reads();
         self.entry().set_why(Why::new(Detail::NoData));
         epoll::connection_attached(self, fd);
-        // Last: from here on the peer may leave TCP.
-        view.mine().set_attached();
         log::debug!("fd {fd}: attached");
+        // Last: from here on the peer may leave TCP.
+        if counts.read {
+            view.mine().set_attached();
+        } else {
+            self.end().rx.unverified.store(1, Ordering::SeqCst);
+            self.verify_rx();
+        }
     }
 
     /// Keeps the connection on TCP for good, or brings it back there. The first reason stays.
@@ -684,7 +697,8 @@ impl Conn {
         }
         report::connection_closes(self, fd);
         epoll::connection_closes(self);
-        if !self.is_pinned() {
+        // One that an end shut down first ended too soon, too.
+        if self.pinned().is_none_or(|why| matches!(why.detail, Detail::ShutDown | Detail::PeerShutDown)) {
             eager::connection_ends(
                 self.is_active(),
                 self.weight.load(Ordering::Relaxed),
@@ -808,15 +822,6 @@ impl Conn {
         entry.set_status(old.mode(), old.why());
         entry.set_peer_reason(old.peer_reason());
         self.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
-    }
-
-    /// Whether the process at hand knows the true state of every call on this end.
-    pub(crate) fn verify_counts(&self, fd: i32) -> Result<bool, Errno> {
-        let counts = sock::tcp_counts(fd, self.is_active())?;
-        let end = self.end();
-        Ok(counts.established
-            && counts.written == end.tx.tcp.load(Ordering::SeqCst)
-            && counts.read == end.rx.tcp.load(Ordering::SeqCst))
     }
 }
 

@@ -417,6 +417,7 @@ impl Conn {
     /// Delivers from the kernel, up to the announced switch.
     fn rx_tcp(&self, rx: &RxState, seen: View, fd: i32, op: &mut RxOp) -> Moved {
         self.note_blind_reads();
+        self.verify_rx_locked(rx, fd);
         let mut limit = usize::MAX;
         if let Some(next) = seen.next {
             if self.native_calls(Way::Rx) > 0 {

@@ -449,7 +449,7 @@ impl Conn {
     }
 
     /// Whether the direction may and should move to the ring now.
-    fn tx_may_leave(&self, tx: &TxState, epoch: u32) -> bool {
+    fn tx_may_leave(&self, tx: &TxState, epoch: u32, fd: i32) -> bool {
         let view = self.view();
         if self.tx_must_return() {
             self.note_refusal();
@@ -462,14 +462,14 @@ impl Conn {
             return false;
         }
         let patience = if config::get().test_switch > 0 { 0 } else { tx.patience.load(Ordering::Relaxed) };
-        tx.calls.load(Ordering::Relaxed) >= patience
+        tx.calls.load(Ordering::Relaxed) >= patience && self.tx_verified(tx, fd)
     }
 
     fn tx_tcp(&self, tx: &TxState, epoch: u32, fd: i32, op: &mut TxOp, wake: &mut bool) -> Option<Found> {
         let mut limit = usize::MAX;
         let mut announced = tx.announced.load(Ordering::Relaxed);
         let written = tx.tcp.load(Ordering::SeqCst);
-        if announced == epoch && matches!(op.source, Source::Buffers(_)) && self.tx_may_leave(tx, epoch) {
+        if announced == epoch && matches!(op.source, Source::Buffers(_)) && self.tx_may_leave(tx, epoch, fd) {
             let last = op.source.remaining().min(LAST_ON_TCP) as u64;
             announced = epoch + 1;
             self.tx_announce(tx, announced, written + last, wake);

@@ -14,6 +14,7 @@ pub mod rendezvous;
 
 use core::cell::UnsafeCell;
 
+use crate::config;
 use crate::lock::{Held, Lock};
 use crate::ring::layout::{self, Area, SlotView};
 use crate::sys::fd::{self, OwnFd};
@@ -169,10 +170,21 @@ pub struct NewFds {
     pub doorbells: bool,
 }
 
+/// This process has as many ends of moved connections as it may have.
+pub fn is_full() -> bool {
+    with_links(|links| Ok(links.is_full())).unwrap_or(false)
+}
+
+/// The error of a process that [`is_full`].
+pub const FULL: Errno = Errno(libc::EUSERS);
+
 /// Takes a free slot with rings of `sizes` in the memory shared with `peer`, making what is missing.
 pub fn take_slot(peer: ProcessId, pid: u32, sizes: [u64; 2]) -> Result<(TakenSlot, message::Offer, NewFds)> {
     let process = process_id()?;
     with_links(|links| {
+        if links.is_full() {
+            return Err(FULL);
+        }
         let index = links.find_or_make(peer, pid, true);
         let spare = &mut links.spare;
         let link = &mut links.links[index];
@@ -214,6 +226,9 @@ pub fn enter_slot(offer: &message::Offer, pid: u32, mut fds: [Option<OwnFd>; MAX
         return Err(BAD);
     }
     with_links(|links| {
+        if links.is_full() {
+            return Err(FULL);
+        }
         let index = links.find_or_make(offer.process, pid, false);
         let spare = &mut links.spare;
         let link = &mut links.links[index];
@@ -306,6 +321,11 @@ pub fn relocate(fd: i32) -> bool {
 impl Links {
     fn doorbells(&self) -> impl Iterator<Item = &'static Doorbells> + '_ {
         self.links.iter().flat_map(|l| &l.segments).flat_map(|s| &s.slots).filter_map(|s| s.doorbells)
+    }
+
+    fn is_full(&self) -> bool {
+        let most = config::get().max_conns;
+        most > 0 && self.links.iter().map(|l| l.connections).sum::<u32>() >= most
     }
 
     fn find_or_make(&mut self, peer: ProcessId, pid: u32, owner: bool) -> usize {

@@ -25,8 +25,8 @@
 use core::fmt::Write;
 
 use super::message::{Decline, Greeting, Hello, Malformed, Offer, MAX_LEN};
-use super::{enter_slot, leave_slot, process_id, take_slot, TakenSlot};
-use crate::conn::{Cold, Conn};
+use super::{enter_slot, is_full, leave_slot, process_id, take_slot, TakenSlot, FULL};
+use crate::conn::{half_closed, Cold, Conn};
 use crate::options::found;
 use crate::reason::{Detail, Why};
 use crate::sys::diag;
@@ -60,6 +60,15 @@ impl Pair {
     /// Who owns the socket at the other end now. A connection that nobody has accepted yet has no owner.
     fn owner(&self) -> Option<diag::Owner> {
         diag::tcp_owner(&self.peer, &self.local).ok().filter(|o| o.inode != 0)
+    }
+
+    /// Why it could not be verified who is at the other end of `fd`: often nobody is, any more or not yet.
+    fn doubt(&self, fd: i32) -> Detail {
+        match (half_closed(fd), diag::tcp_owner(&self.peer, &self.local)) {
+            (Some(ended), _) => ended,
+            (None, Ok(diag::Owner { inode: 0, .. }) | Err(Errno(libc::ENOENT))) => Detail::NoRendezvous,
+            _ => Detail::PeerUidUnverified,
+        }
     }
 }
 
@@ -160,6 +169,9 @@ fn begin(conn: &Conn, fd: i32, cold: &mut Cold, refusal: Option<Why>) -> Step {
         // A socket connected to itself is its own peer.
         return never(Detail::NoRendezvous);
     }
+    if let (None, Some(detail)) = (refusal, half_closed(fd)) {
+        return never(detail);
+    }
     match diag::tcp_owner(&peer, &local) {
         Ok(_) => {}
         Err(Errno(libc::ENOENT)) => return never(Detail::PeerRemote),
@@ -167,6 +179,9 @@ fn begin(conn: &Conn, fd: i32, cold: &mut Cold, refusal: Option<Why>) -> Step {
     }
     if !fd::may_open(8) {
         return never(Detail::FdLimit);
+    }
+    if refusal.is_none() && is_full() {
+        return never(Detail::ConnLimit);
     }
     let pair = Pair { local, peer };
     if !conn.is_active() {
@@ -209,9 +224,12 @@ fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening, refusal: Opti
                 Err(m) => return never(malformed(m)),
             };
             let Ok(pid) = verify(&pair, &stream, greeting.fd()) else {
-                log::warn!("fd {fd}: somebody else answered at the rendezvous");
+                let detail = pair.doubt(fd);
+                if detail == Detail::PeerUidUnverified {
+                    log::warn!("fd {fd}: somebody else answered at the rendezvous");
+                }
                 cold.rendezvous = Rendezvous::Listening { pair, listener, stream: None, tries: tries + 1 };
-                return again(tries, Detail::PeerUidUnverified);
+                return again(tries, detail);
             };
             if let Some(why) = refusal {
                 refuse(&stream, fd, why);
@@ -219,10 +237,7 @@ fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening, refusal: Opti
             match greeting {
                 Greeting::Decline(decline) => refused(conn, &decline),
                 Greeting::Hello(_) if refusal.is_some() => never(Detail::PeerRefused),
-                Greeting::Hello(hello) => {
-                    let listening = Listening { pair, listener, stream: Some(stream), tries };
-                    offer(conn, fd, cold, listening, pid, &hello)
-                }
+                Greeting::Hello(hello) => offer(conn, fd, cold, &stream, pid, &hello),
             }
         }
         // The other one gave up, or was none of ours.
@@ -234,17 +249,14 @@ fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening, refusal: Opti
 }
 
 /// Connecting end: offers memory to the process `pid`, which is the peer.
-fn offer(conn: &Conn, fd: i32, cold: &mut Cold, l: Listening, pid: u32, hello: &Hello) -> Step {
-    let Listening { pair, listener, stream, tries } = l;
-    let Some(stream) = stream else { return never(Detail::RendezvousGarbled) };
-    match conn.verify_counts(fd) {
-        Ok(true) => {}
-        _ => {
-            // Another thread may be inside a call; but not for ever.
-            cold.rendezvous = Rendezvous::Listening { pair, listener, stream: None, tries: tries + 1 };
-            return again(tries, Detail::BehindShim);
+fn offer(conn: &Conn, fd: i32, cold: &mut Cold, stream: &OwnFd, pid: u32, hello: &Hello) -> Step {
+    let counts = match conn.compare_counts(fd) {
+        Ok(counts) => counts,
+        Err(detail) => {
+            refuse(stream, fd, Why::new(detail));
+            return never(detail);
         }
-    }
+    };
     let mine = wishes(fd);
     let size = |a: u64, b: u64| a.max(b).clamp(crate::ring::layout::MIN_RING, crate::ring::layout::MAX_RING);
     let sizes = [
@@ -253,7 +265,11 @@ fn offer(conn: &Conn, fd: i32, cold: &mut Cold, l: Listening, pid: u32, hello: &
     ];
     let (slot, mut offer, new) = match take_slot(hello.process, pid, sizes) {
         Ok(taken) => taken,
-        Err(e) => return never(local_failure(e, Detail::Memory)),
+        Err(e) => {
+            let detail = local_failure(e, Detail::Memory);
+            refuse(stream, fd, Why::new(detail));
+            return never(detail);
+        }
     };
     offer.fd = fd;
     let mut fds = [0; MAX_FDS];
@@ -265,7 +281,7 @@ fn offer(conn: &Conn, fd: i32, cold: &mut Cold, l: Listening, pid: u32, hello: &
     }
     let (bytes, len) = offer.encode();
     // Attached before the peer can be: from the moment it has the offer it may leave TCP.
-    conn.attach(fd, cold, slot);
+    conn.attach(fd, cold, slot, counts);
     if sock::send_with_fds(stream.raw(), &bytes[..len], &fds[..count]).is_err() {
         // Nobody will ever attach at the other end; the connection goes on over TCP through the engine.
         log::debug!("fd {fd}: the peer left the rendezvous");
@@ -291,8 +307,11 @@ fn call(fd: i32, cold: &mut Cold, pair: Pair, tries: u32, refusal: Option<Why>) 
         return retry(cold, Detail::PeerUidUnverified);
     };
     if !pair.owner().is_some_and(|owner| same_uid(&credentials, &owner)) {
-        log::warn!("fd {fd}: the rendezvous name belongs to uid {}", credentials.uid);
-        return retry(cold, Detail::PeerUidUnverified);
+        let detail = pair.doubt(fd);
+        if detail == Detail::PeerUidUnverified {
+            log::warn!("fd {fd}: the rendezvous name belongs to uid {}", credentials.uid);
+        }
+        return retry(cold, detail);
     }
     if let Some(why) = refusal {
         // The peer may stay on TCP too, and answer so.
@@ -326,6 +345,7 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
             };
         }
         Err(_) | Ok(0) if refusal.is_some() => return never(Detail::NoRendezvous),
+        Err(e @ Errno(libc::EMFILE)) => return never(local_failure(e, Detail::FdLimit)),
         Err(_) | Ok(0) => {
             cold.rendezvous = Rendezvous::Waiting { pair, tries: tries + 1 };
             return again(tries, Detail::NoRendezvous);
@@ -335,7 +355,7 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
     if let Ok(decline) = Decline::decode(&buf[..n]) {
         return match verify(&pair, &stream, decline.fd) {
             Ok(_) => refused(conn, &decline),
-            Err(()) => never(Detail::PeerUidUnverified),
+            Err(()) => never(pair.doubt(fd)),
         };
     }
     if let Some(why) = refusal {
@@ -354,16 +374,20 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
         Err(Errno(libc::EPROTO)) => return never(Detail::RendezvousGarbled),
         Err(e) => return never(local_failure(e, Detail::Memory)),
     };
-    // The owner of the other end must be the one that listened, and it must still be alone on this end; the kernel
-    // must have counted what we have.
-    let right = verify(&pair, &stream, offer.fd).is_ok();
-    let counted = right && (0..3).any(|_| conn.verify_counts(fd) == Ok(true));
-    if !counted || !conn.end().held_alone() {
-        let detail = if right { Detail::BehindShim } else { Detail::PeerUidUnverified };
-        return leave(&slot, Why::new(detail));
+    // The owner of the other end must be the one that listened, and this process must still be alone on this end; the
+    // kernel must have counted what we have.
+    let counts = match verify(&pair, &stream, offer.fd) {
+        Ok(_) if !conn.end().held_alone() => Err(Detail::SharedProcess),
+        Ok(_) => conn.compare_counts(fd),
+        Err(()) => Err(pair.doubt(fd)),
+    };
+    match counts {
+        Ok(counts) => {
+            conn.attach(fd, cold, slot, counts);
+            Step::Attached
+        }
+        Err(detail) => leave(&slot, Why::new(detail)),
     }
-    conn.attach(fd, cold, slot);
-    Step::Attached
 }
 
 /// Accepting end: does not go on, though the peer is attached.
@@ -468,9 +492,10 @@ fn malformed(m: Malformed) -> Detail {
 }
 
 fn local_failure(e: Errno, otherwise: Detail) -> Detail {
-    match e.0 {
-        libc::EMFILE | libc::ENFILE => Detail::FdLimit,
-        libc::ENOMEM | libc::ENOBUFS | libc::EFBIG => Detail::Memory,
+    match e {
+        FULL => Detail::ConnLimit,
+        Errno(libc::EMFILE | libc::ENFILE) => Detail::FdLimit,
+        Errno(libc::ENOMEM | libc::ENOBUFS | libc::EFBIG) => Detail::Memory,
         _ => otherwise,
     }
 }

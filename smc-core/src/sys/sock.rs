@@ -215,15 +215,6 @@ pub fn is_tcp(fd: i32) -> bool {
         && int_option(fd, libc::SOL_SOCKET, libc::SO_TYPE) == Ok(libc::SOCK_STREAM)
 }
 
-/// Bytes of the stream that the application has written to and read from a TCP socket, whichever process did it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TcpCounts {
-    pub written: u64,
-    pub read: u64,
-    /// Neither end has closed: the counts above hold no FIN.
-    pub established: bool,
-}
-
 /// The layout of `struct tcp_info` as far as it is read here (include/uapi/linux/tcp.h; append-only).
 #[repr(C)]
 struct TcpInfo {
@@ -235,23 +226,74 @@ struct TcpInfo {
     bytes_received: u64,
 }
 
-const TCP_ESTABLISHED: u8 = 1;
+/// Which ends of a connection have sent a FIN, as the kernel of one of them has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fins {
+    pub own: bool,
+    pub peers: bool,
+}
 
-/// Asks the kernel. `active`: this end called connect(), whose SYN the kernel counts as one byte acked.
-/// Both sums must stand still while they are read: nobody else may be reading from or writing to the socket.
-pub fn tcp_counts(fd: i32, active: bool) -> Result<TcpCounts> {
-    for _ in 0..16 {
+impl TcpInfo {
+    /// `None`: there is no connection (yet, or any more). The numbers are the kernel's (include/net/tcp_states.h).
+    fn fins(&self) -> Option<Fins> {
+        const ESTABLISHED: u8 = 1;
+        const FIN_WAIT1: u8 = 4;
+        const FIN_WAIT2: u8 = 5;
+        const TIME_WAIT: u8 = 6;
+        const CLOSE_WAIT: u8 = 8;
+        const LAST_ACK: u8 = 9;
+        const CLOSING: u8 = 11;
+        let (own, peers) = match self.state {
+            ESTABLISHED => (false, false),
+            FIN_WAIT1 | FIN_WAIT2 => (true, false),
+            CLOSE_WAIT => (false, true),
+            LAST_ACK | CLOSING | TIME_WAIT => (true, true),
+            _ => return None,
+        };
+        Some(Fins { own, peers })
+    }
+}
+
+/// Which ends have shut down; ENOTCONN without a connection.
+pub fn fins(fd: i32) -> Result<Fins> {
+    tcp_info(fd)?.fins().ok_or(Errno(libc::ENOTCONN))
+}
+
+/// How often a count is asked for that does not stand still.
+const COUNT_TRIES: usize = 16;
+
+/// Bytes of the stream that were written to a TCP socket, whichever process did it. `active`: this end called connect(),
+/// whose SYN the kernel counts as one byte acked. What is being written meanwhile is counted in part. ENOTCONN: this end
+/// has shut down, or there is no connection; EAGAIN: acknowledgements came all the time.
+pub fn tcp_written(fd: i32, active: bool) -> Result<u64> {
+    for _ in 0..COUNT_TRIES {
         let before = tcp_info(fd)?;
-        let outq = ioctl_int(fd, libc::TIOCOUTQ)?;
-        let inq = ioctl_int(fd, libc::FIONREAD)?;
+        let queued = ioctl_int(fd, libc::TIOCOUTQ)?;
         let after = tcp_info(fd)?;
-        // An acknowledgement or data between the questions would be counted twice or not at all.
-        if before.bytes_acked == after.bytes_acked && before.bytes_received == after.bytes_received {
-            return Ok(TcpCounts {
-                written: (after.bytes_acked + outq).wrapping_sub(active as u64),
-                read: after.bytes_received.wrapping_sub(inq),
-                established: after.state == TCP_ESTABLISHED,
-            });
+        if after.fins().is_none_or(|fins| fins.own) {
+            return Err(Errno(libc::ENOTCONN));
+        }
+        // What is acknowledged between the questions would be counted twice or not at all.
+        if before.bytes_acked == after.bytes_acked {
+            return Ok((after.bytes_acked + queued).wrapping_sub(active as u64));
+        }
+    }
+    Err(Errno(libc::EAGAIN))
+}
+
+/// Bytes of the stream that were read from a TCP socket, as [`tcp_written`]. ENOTCONN: the peer has shut down, or there is
+/// no connection; EAGAIN: bytes came all the time.
+pub fn tcp_read(fd: i32) -> Result<u64> {
+    for _ in 0..COUNT_TRIES {
+        let before = tcp_info(fd)?;
+        let queued = queued(fd)?;
+        let after = tcp_info(fd)?;
+        // A FIN would count as a byte.
+        if after.fins().is_none_or(|fins| fins.peers) {
+            return Err(Errno(libc::ENOTCONN));
+        }
+        if before.bytes_received == after.bytes_received {
+            return Ok(after.bytes_received.wrapping_sub(queued));
         }
     }
     Err(Errno(libc::EAGAIN))
@@ -377,7 +419,7 @@ pub fn send_with_fds(sock: i32, bytes: &[u8], fds: &[i32]) -> Result<()> {
 pub fn receive_with_fds(sock: i32, bytes: &mut [u8], fds: &mut [Option<OwnFd>; MAX_FDS]) -> Result<usize> {
     let mut control = ControlBuffer([0; CMSG_SPACE]);
     let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr() as *mut _, iov_len: bytes.len() };
-    let mut bad = false;
+    let (mut bad, mut full) = (false, false);
     // SAFETY: all-zero is a valid msghdr; the kernel stays within the buffers given; the control messages are
     // walked with the CMSG macros' own checks, and their data read unaligned.
     let n = unsafe {
@@ -387,7 +429,8 @@ pub fn receive_with_fds(sock: i32, bytes: &mut [u8], fds: &mut [Option<OwnFd>; M
         msg.msg_control = control.0.as_mut_ptr() as *mut _;
         msg.msg_controllen = CMSG_SPACE as _;
         let n = sys!(SYS_recvmsg, sock, &mut msg as *mut _, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)?;
-        bad |= msg.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+        bad |= msg.msg_flags & libc::MSG_TRUNC != 0;
+        let cut = msg.msg_flags & libc::MSG_CTRUNC != 0;
         let mut slot = 0;
         let mut c = libc::CMSG_FIRSTHDR(&msg);
         while !c.is_null() {
@@ -396,7 +439,10 @@ pub fn receive_with_fds(sock: i32, bytes: &mut [u8], fds: &mut [Option<OwnFd>; M
                 for i in 0..count {
                     let fd = (libc::CMSG_DATA(c) as *const i32).add(i).read_unaligned();
                     match fds.get_mut(slot) {
-                        Some(place) => *place = OwnFd::adopt(fd).ok(),
+                        Some(place) => {
+                            *place = OwnFd::adopt(fd).ok();
+                            full |= place.is_none();
+                        }
                         None => {
                             bad = true;
                             super::fd::close(fd);
@@ -407,11 +453,14 @@ pub fn receive_with_fds(sock: i32, bytes: &mut [u8], fds: &mut [Option<OwnFd>; M
             }
             c = libc::CMSG_NXTHDR(&msg, c);
         }
+        // There was room for more than came: the kernel had no numbers for them. Otherwise too many were sent.
+        full |= cut && slot < MAX_FDS;
+        bad |= cut && !full;
         n
     };
-    if bad {
+    if bad || full {
         fds.iter_mut().for_each(|f| *f = None);
-        return Err(Errno(libc::EBADMSG));
+        return Err(Errno(if bad { libc::EBADMSG } else { libc::EMFILE }));
     }
     Ok(n)
 }

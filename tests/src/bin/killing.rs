@@ -307,6 +307,20 @@ impl Holdings {
     }
 }
 
+/// Names of rendezvous that this process still has open: abstract Unix names (the first byte shown as `@`).
+fn open_names() -> Vec<String> {
+    let links = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let own: Vec<_> = links
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let table = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    // Num RefCount Protocol Flags Type St Inode Path
+    let is_own =
+        |line: &&str| line.split_whitespace().nth(6).is_some_and(|inode| own.iter().any(|o| o == inode));
+    table.lines().filter(is_own).filter(|line| line.contains("@smc")).map(str::to_owned).collect()
+}
+
 /// The round under way, by number.
 static ROUND: Mutex<(u64, Option<Round>)> = Mutex::new((0, None));
 
@@ -364,6 +378,12 @@ fn main() -> ExitCode {
     if !stable {
         eprintln!("killing: from {:?} to {:?}", halves[0], halves[1]);
     }
-    println!("killing: {rounds} passed, {} failed", u32::from(!stable));
-    ExitCode::from(u8::from(!stable))
+    // Every connection is closed.
+    let names = open_names();
+    if !names.is_empty() {
+        eprintln!("killing: names are left: {names:?}");
+    }
+    let failed = u8::from(!stable) + u8::from(!names.is_empty());
+    println!("killing: {rounds} passed, {failed} failed");
+    ExitCode::from(u8::from(failed > 0))
 }

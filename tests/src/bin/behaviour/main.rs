@@ -9,6 +9,7 @@
 //! byte of it went over a ring.
 
 mod descriptors;
+mod duplex;
 mod endings;
 mod epoll;
 mod interruption;
@@ -93,6 +94,7 @@ fn all_tests() -> impl Iterator<Item = &'static Test> {
         endings::TESTS,
         receiving::TESTS,
         sending::TESTS,
+        duplex::TESTS,
         readiness::TESTS,
         epoll::TESTS,
         interruption::TESTS,

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 crate::tests! {
     warm a_child_and_its_parent_take_turns_on_a_busy_connection;
     fresh a_child_forked_early_and_its_parent_take_turns;
+    fresh a_fork_that_fails_does_not_keep_a_connection_from_moving;
     warm a_child_reads_while_its_parent_writes;
     warm a_child_that_exits_ends_nothing;
     warm a_parent_that_closes_leaves_the_connection_to_its_child;
@@ -78,6 +79,37 @@ fn take_turns(pair: &mut Pair) {
 
 fn a_child_and_its_parent_take_turns_on_a_busy_connection(pair: &mut Pair) {
     take_turns(pair);
+}
+
+/// Installs a filter with which `fork` fails, as it does when there are too many processes (EAGAIN), by calls that the
+/// library does not see: filters are a reason of their own for TCP.
+fn let_forks_fail() {
+    let statement = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // struct seccomp_data begins with the number of the call. BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K.
+    let filter = [
+        statement(0x20, 0, 0, 0),
+        statement(0x15, 0, 1, libc::SYS_clone as u32),
+        statement(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EAGAIN as u32),
+        statement(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    let prctl = |option: i32, a: usize, b: usize| {
+        // SAFETY: prctl(2) as the manual has it; the filter outlives the call.
+        unsafe { smc_core::sys::raw::call(libc::SYS_prctl, [option as usize, a, b, 0, 0, 0]) }
+    };
+    assert_eq!(prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0), Ok(0));
+    let address = &program as *const libc::sock_fprog as usize;
+    assert_eq!(prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as usize, address), Ok(0));
+}
+
+fn a_fork_that_fails_does_not_keep_a_connection_from_moving(pair: &mut Pair) {
+    let_forks_fail();
+    for _ in 0..3 {
+        // SAFETY: there is no child.
+        assert_eq!(unsafe { libc::fork() }, -1);
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EAGAIN));
+    }
+    pair.exchange_pieces(100, 100);
 }
 
 fn a_child_forked_early_and_its_parent_take_turns(pair: &mut Pair) {

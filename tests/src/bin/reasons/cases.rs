@@ -114,7 +114,7 @@ cases! {
         });
         assert!(child > 0);
     });
-    BehindShim, Far::Whatever, CONNECTING, LATER, unseen_byte;
+    BehindShim, Far::Refused, CONNECTING, LATER, unseen_byte;
     BehindShim, Far::Returned, ACCEPTING, LATER, unseen_byte;
     PeerUidUnverified, Far::Says(Detail::PeerUidUnverified), BOTH, &[], |a| busy(Pair::fresh(a));
     Executed, Far::Returned, BOTH, &[], |a| after_moving(a, |pair| {
@@ -163,6 +163,16 @@ cases! {
         }
         pair
     };
+    ShutDown, Far::Says(Detail::PeerShutDown), BOTH, LATER, |a| {
+        let mut pair = Pair::fresh(a);
+        pair.exchange_pieces(10, 1);
+        sys::shutdown(pair.near.fd, libc::SHUT_WR).expect("shutdown");
+        for _ in 0..40 {
+            pair.far.must(Order::Send(100));
+            pair.near.recv(100);
+        }
+        pair
+    };
     NoRendezvous, Far::Whatever, BOTH, &[], |a| busy(far_without("LD_PRELOAD", a));
     PeerRemote, Far::Whatever, BOTH, LATER, |a| before_moving(a, |_| {
         // SAFETY: plain flags. The connection stays where it was made.
@@ -173,6 +183,11 @@ cases! {
     });
     Memory, Far::Refused, CONNECTING, LATER, |a| before_moving(a, |_| limit(libc::RLIMIT_FSIZE, 256 << 10));
     FdLimit, Far::Whatever, BOTH, LATER, |a| before_moving(a, |_| limit(libc::RLIMIT_NOFILE, 30));
+    ConnLimit, Far::Refused, BOTH, &[("SMC_UPGRADE_AFTER", "0"), ("SMC_MAX_CONNS", "1")], |a| {
+        // Each with a process of its own at its far end, which it is the first one of.
+        std::mem::forget(busy(Pair::fresh(a)));
+        busy(Pair::fresh(a))
+    };
     ZeroCopy, Far::Refused, BOTH, LATER, |a| before_moving(a, |pair| {
         sys::setsockopt(pair.near.fd, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1i32).expect("SO_ZEROCOPY");
     });
@@ -338,10 +353,8 @@ impl Case {
     /// Whether it is for good.
     pub fn near_lasts(&self) -> bool {
         use Detail::*;
-        !matches!(
-            self.near,
-            NotBusyYet | NoData | Overflow | PeerShutDown | SharedProcess | NoRendezvous | BehindShim
-        ) && self.near.reason() != Reason::None
+        !matches!(self.near, NotBusyYet | NoData | Overflow | PeerShutDown | SharedProcess | NoRendezvous)
+            && self.near.reason() != Reason::None
     }
 }
 
