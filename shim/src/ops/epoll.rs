@@ -117,6 +117,10 @@ extern "C" fn absorb(set: &'static EpollSet, events: *mut epoll_event, n: c_int)
     })
 }
 
+extern "C" fn settle(set: &'static EpollSet) {
+    guard::protect((), || set.settle());
+}
+
 extern "C" fn spin(set: &'static EpollSet) -> bool {
     guard::protect(false, || set.spin())
 }
@@ -164,6 +168,7 @@ unsafe extern "C" fn wait_for(
     let mut left = left;
     let saved = errno::get();
     loop {
+        settle(set);
         let plain = set.is_plain();
         let mut limit = u64::MAX;
         if !plain {
@@ -198,6 +203,7 @@ unsafe extern "C" fn wait_for(
             if n > 0 {
                 n = absorb(set, events, n);
             }
+            settle(set);
             if n < max {
                 n += collect(set, unsafe { events.add(n as usize) }, max - n);
             }

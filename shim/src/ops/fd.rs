@@ -142,7 +142,7 @@ pub unsafe extern "C" fn ioctl(fd: c_int, entry: Entry, request: usize, arg: usi
         // What the kernel says is true of its own queue, behind the bytes in the ring.
         unsafe { *(arg as *mut c_int) = 0 };
     }
-    if ret == 0 && arg != 0 && conn.is_attached() && (request == libc::FIONREAD || request == libc::TIOCOUTQ)
+    if ret == 0 && arg != 0 && conn.is_moved() && (request == libc::FIONREAD || request == libc::TIOCOUTQ)
     {
         let place = arg as *mut c_int;
         unsafe { *place = queued(conn, request == libc::FIONREAD, *place) };

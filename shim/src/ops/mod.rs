@@ -14,6 +14,7 @@ pub mod life;
 pub mod open;
 pub mod options;
 pub mod relay;
+pub mod remote;
 pub mod signals;
 pub mod stdio;
 pub mod stream;

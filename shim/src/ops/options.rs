@@ -228,13 +228,23 @@ pub unsafe extern "C" fn getsockopt(
 /// SO_ERROR: TCP's error, else the one that the engine took from TCP and has not told yet.
 unsafe fn error(conn: &'static Conn, fd: c_int, value: *mut c_void, len: *mut socklen_t) -> c_int {
     let ret = unsafe { real::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, value, len) };
-    if ret == 0 && conn.is_attached() && unsafe { *len as usize } >= size_of::<c_int>() {
+    if ret == 0 && unsafe { *len as usize } >= size_of::<c_int>() {
         let place = value.cast::<c_int>();
-        if unsafe { place.read_unaligned() } == 0 {
+        if conn.is_far() {
+            // How TCP has ended means nothing there.
+            unsafe { place.write_unaligned(far_error(conn, fd)) };
+        } else if unsafe { place.read_unaligned() } == 0 {
             unsafe { place.write_unaligned(conn.take_error()) };
         }
     }
     ret
+}
+
+extern "C" fn far_error(conn: &'static Conn, fd: c_int) -> c_int {
+    guard::protect(0, || {
+        conn.settle(fd);
+        conn.far_error()
+    })
 }
 
 /// `struct tcp_zerocopy_receive` (include/uapi/linux/tcp.h) as far as it is used here; programs may pass less.

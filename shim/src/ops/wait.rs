@@ -65,7 +65,7 @@ impl Room {
 #[inline(always)]
 fn attached(fd: c_int) -> Option<&'static Conn> {
     match fd_table::get(fd) {
-        Entry::Conn(conn) if conn.is_attached() => Some(conn),
+        Entry::Conn(conn) if conn.is_moved() => Some(conn),
         _ => None,
     }
 }
@@ -109,6 +109,9 @@ extern "C" fn look(fds: *mut pollfd, count: usize) -> Looked {
             let entry = unsafe { &mut *fds.add(i) };
             entry.revents = 0;
             if let Some(conn) = attached(entry.fd) {
+                conn.settle(entry.fd);
+            }
+            if let Some(conn) = attached(entry.fd) {
                 looked.attached += 1;
                 entry.revents = conn.combine(entry.events, conn.ring_state(), 0);
                 looked.ready += (entry.revents != 0) as usize;
@@ -151,8 +154,12 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
             // SAFETY: the program's array, and one of ours with room for three entries each.
             let (entry, ask) = unsafe { (&*fds.add(i), &mut *asked.add(i)) };
             *ask = pollfd { fd: entry.fd, events: entry.events, revents: 0 };
-            match fd_table::get(entry.fd) {
-                Entry::Conn(conn) if conn.is_attached() => {
+            let looked_up = fd_table::get(entry.fd);
+            if let Entry::Conn(conn) = looked_up {
+                conn.settle(entry.fd);
+            }
+            match looked_up {
+                Entry::Conn(conn) if conn.is_moved() => {
                     let mut reset = [false; 2];
                     for (bell, events) in BELLS {
                         let asked_for = entry.events & events != 0;
@@ -170,7 +177,12 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
                         asked_for_doorbells();
                     }
                     let ring = conn.ring_state();
-                    ask.events = conn.kernel_events(entry.events, ring);
+                    if conn.is_attached() {
+                        ask.events = conn.kernel_events(entry.events, ring);
+                    } else {
+                        // What the socket says of its TCP connection means nothing. (poll ignores negative numbers.)
+                        ask.fd = -1;
+                    }
                     if conn.combine(entry.events, ring, 0) != 0 {
                         p.news = true;
                         for (bell, _) in BELLS.into_iter().filter(|(bell, _)| reset[*bell as usize]) {
@@ -203,7 +215,7 @@ const BELLS: [(Bell, i16); 2] = [(Bell::Data, READ), (Bell::Space, WRITE)];
 unsafe fn has_bells(conn: &Conn, at: *const pollfd) -> bool {
     let bell = conn.doorbell(BELLS[0].0);
     let fd = unsafe { (*at).fd };
-    conn.is_attached() && (fd == bell || fd == !bell)
+    bell >= 0 && (fd == bell || fd == !bell)
 }
 
 #[derive(Clone, Copy)]
@@ -234,7 +246,10 @@ extern "C" fn conclude(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept
                         conn.after_sleep(kind, unsafe { (*asked.add(bell)).revents } & libc::POLLIN != 0);
                         bell += 1;
                     }
-                    entry.revents = conn.combine(entry.events, conn.ring_state(), answer.revents);
+                    // One that has turned out to be TCP is for the next look.
+                    let moved = conn.settle(entry.fd) && conn.is_moved();
+                    let ring = conn.ring_state();
+                    entry.revents = if moved { conn.combine(entry.events, ring, answer.revents) } else { 0 };
                 } else if entry.events & READ != 0 {
                     conn.poll_ends();
                 }

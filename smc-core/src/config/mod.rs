@@ -19,6 +19,11 @@ pub const CALL_WEIGHT: u64 = 2 << 10;
 /// Of one ring. Larger ones leave the cache of most machines.
 pub const DEFAULT_RING: u64 = 256 << 10;
 
+/// The enterprise id of hosts that are not told another one.
+pub const DEFAULT_EID: &str = "SMC-RUN";
+/// As many are proposed at most.
+const MAX_EIDS: usize = 8;
+
 /// See `docs/configuration.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -32,6 +37,12 @@ pub struct Config {
     pub sndbuf: u64,
     /// SMC_REPORT: file that gets a line for each connection when it closes.
     pub report: Option<CString>,
+    /// SMC_EID: the enterprise ids of this host, separated by commas, for SMC-R.
+    pub eids: String,
+    /// SMC_RDMA_DEVICE: the RDMA device that SMC-R is to use; empty: any.
+    pub rdma_device: String,
+    /// SMC_RDMA_LIBRARY: in place of the libsmc_rdma.so beside this library.
+    pub rdma_library: Option<CString>,
     /// SMC_TEST_SWITCH: in tests, a direction leaves its medium after this many calls on average; 0 never.
     pub test_switch: u32,
 }
@@ -44,6 +55,9 @@ impl Default for Config {
             rcvbuf: DEFAULT_RING,
             sndbuf: DEFAULT_RING,
             report: None,
+            eids: DEFAULT_EID.to_owned(),
+            rdma_device: String::new(),
+            rdma_library: None,
             test_switch: 0,
         }
     }
@@ -64,8 +78,18 @@ pub fn install(config: Config) {
 }
 
 /// The variables that are also settings of the configuration file. SMC_RUN_DIR is not: `smcss` must find it too.
-pub const FILE_SETTINGS: &[&str] =
-    &["SMC_UPGRADE_AFTER", "SMC_RCVBUF", "SMC_SNDBUF", "SMC_DISABLE", "SMC_LOG", "SMC_REPORT"];
+pub const FILE_SETTINGS: &[&str] = &[
+    "SMC_UPGRADE_AFTER",
+    "SMC_RCVBUF",
+    "SMC_SNDBUF",
+    "SMC_DISABLE",
+    "SMC_LOG",
+    "SMC_REPORT",
+    "SMC_EID",
+    "SMC_RDMA_DEVICE",
+];
+/// In the environment alone: which code runs is not for a file to say.
+const RDMA_LIBRARY: &str = "SMC_RDMA_LIBRARY";
 /// For tests, in the environment alone.
 const TEST_SWITCH: &str = "SMC_TEST_SWITCH";
 
@@ -92,6 +116,15 @@ impl Config {
                 let path = CString::new(text).map_err(|_| "a NUL byte is no part of a path".to_owned())?;
                 self.report = Some(path).filter(|path| !path.is_empty());
             }
+            "SMC_EID" => self.eids = eids(text)?,
+            "SMC_RDMA_DEVICE" => match text.contains('/') {
+                false => self.rdma_device = text.to_owned(),
+                true => return Err("is no name of a device".to_owned()),
+            },
+            RDMA_LIBRARY => {
+                let path = CString::new(text).map_err(|_| "a NUL byte is no part of a path".to_owned())?;
+                self.rdma_library = Some(path).filter(|path| !path.is_empty());
+            }
             TEST_SWITCH => self.test_switch = size(text, 0, 0, u64::from(u32::MAX))? as u32,
             _ => return Err(format!("there is no such setting; there are {}", FILE_SETTINGS.join(", "))),
         }
@@ -106,6 +139,28 @@ fn size(text: &str, default: u64, low: u64, high: u64) -> Result<u64, String> {
     parse_size(text)
         .filter(|n| (low..=high).contains(n))
         .ok_or_else(|| format!("not a size from {low} to {high} bytes (k and m suffixes allowed)"))
+}
+
+/// Names as they are on the wire: up to 32 capital letters, digits, dots and hyphens each, and no dot at an end or beside another.
+fn eids(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(DEFAULT_EID.to_owned());
+    }
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_ascii_uppercase()).collect();
+    let is_good = |name: &String| {
+        let bytes = name.as_bytes();
+        (1..=32).contains(&bytes.len())
+            && bytes[0].is_ascii_alphanumeric()
+            && bytes.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'))
+            && !name.contains("..")
+            && !name.ends_with('.')
+    };
+    if names.len() > MAX_EIDS || !names.iter().all(is_good) {
+        return Err(format!(
+            "not a list of up to {MAX_EIDS} enterprise ids (32 letters, digits, dots and hyphens at most)"
+        ));
+    }
+    Ok(names.join(","))
 }
 
 fn ring(text: &str) -> Result<u64, String> {
