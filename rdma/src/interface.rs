@@ -3,10 +3,12 @@
 //! Each function runs behind [`guarded`]: a panic becomes EIO. Connections are found by number, in a map under a lock that is held for the
 //! look-up only.
 
+use crate::engine::listener::{Listener, PROMPT};
 use crate::engine::{claim, Claim, Config, Connection, Engine, Outcome, Pending, Side, When};
 use parking_lot::Mutex;
 use smc_core::host;
 use smc_core::remote::abi::{self, Begun, Counts, Host, Start, Table};
+use smc_core::sys::fd::OwnFd;
 use smc_core::sys::{self, Errno};
 use smc_wire::handshake::Failure;
 use smc_wire::{Diagnosis, Eid, SizeCode, Time};
@@ -15,9 +17,6 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-
-/// How long a program may leave an accepted connection alone before the engine answers its peer, which gives up after six seconds.
-const PROMPT: Time = Time::from_secs(1);
 
 static TABLE: Table = Table {
     version: abi::VERSION,
@@ -35,6 +34,12 @@ static TABLE: Table = Table {
     error,
     shutdown_write,
     close,
+    listen,
+    watch,
+    accept_begins,
+    accept_ends,
+    taken,
+    unlisten,
     finish,
     forked,
 };
@@ -53,7 +58,28 @@ pub extern "C" fn smc_rdma_entry(version: u32) -> *const Table {
 struct Process {
     engine: Engine,
     handles: Mutex<HashMap<u64, Arc<Handle>>>,
+    listeners: Mutex<HashMap<u64, Arc<Listener>>>,
+    /// Descriptors of connections that a program is about to duplicate.
+    giving: Mutex<Vec<OwnFd>>,
     last: AtomicU64,
+}
+
+impl Process {
+    fn number(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Gives a handshake a number.
+    fn follow(&self, pending: Arc<Pending>) -> Begun {
+        let number = self.number();
+        let (data, room) = (pending.bells.data.raw(), pending.bells.room.raw());
+        self.handles.lock().insert(number, Arc::new(Handle { pending, over: OnceLock::new() }));
+        Begun { number, data, room }
+    }
+
+    fn listener(&self, number: u64) -> Result<Arc<Listener>, Errno> {
+        self.listeners.lock().get(&number).map(Arc::clone).ok_or(Errno(libc::EBADF))
+    }
 }
 
 /// A connection from the beginning of its handshake on.
@@ -87,6 +113,8 @@ fn own_process() -> Result<&'static Process, Errno> {
     let made = Box::into_raw(Box::new(Process {
         engine: Engine::new(config.clone())?,
         handles: Mutex::new(HashMap::new()),
+        listeners: Mutex::new(HashMap::new()),
+        giving: Mutex::new(Vec::new()),
         last: AtomicU64::new(0),
     }));
     let set = PROCESS.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire);
@@ -179,9 +207,8 @@ unsafe extern "C" fn open(host: *const Host) -> i32 {
         }
         std::panic::set_hook(Box::new(|info| log::error!("internal error in libsmc_rdma: {info}")));
         // SAFETY: as above.
-        let (eids, device) = unsafe {
-            (text(host.eids, host.eids_length), text(host.device, host.device_length))
-        };
+        let (eids, device) =
+            unsafe { (text(host.eids, host.eids_length), text(host.device, host.device_length)) };
         let eids = eids.split(',').map(str::trim).filter(|eid| !eid.is_empty());
         let config = Config {
             eids: eids.map(|eid| Eid::new(eid).ok_or(Errno(libc::EINVAL))).collect::<Result<_, _>>()?,
@@ -211,13 +238,7 @@ unsafe extern "C" fn begin(start: *const Start, begun: *mut Begun) -> i32 {
         }
         let decline = (start.flags & abi::DECLINE != 0).then_some(Diagnosis(start.decline));
         let pending = process.engine.start(start.fd, side, when, decline, word)?;
-        let number = process.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let made = Begun {
-            number,
-            data: pending.bells.data.raw(),
-            room: pending.bells.room.raw(),
-        };
-        process.handles.lock().insert(number, Arc::new(Handle { pending, over: OnceLock::new() }));
+        let made = process.follow(pending);
         // SAFETY: as above.
         unsafe { begun.write(made) };
         Ok(0)
@@ -296,7 +317,9 @@ unsafe extern "C" fn receive(number: u64, into: *mut u8, length: usize) -> isize
 
 unsafe extern "C" fn peek(number: u64, into: *mut u8, length: usize, skip: usize) -> isize {
     // SAFETY: as in `receive`.
-    with(number, |connection| connection.0.peek(unsafe { std::slice::from_raw_parts_mut(into, length) }, skip))
+    with(number, |connection| {
+        connection.0.peek(unsafe { std::slice::from_raw_parts_mut(into, length) }, skip)
+    })
 }
 
 unsafe extern "C" fn send(number: u64, from: *const u8, length: usize) -> isize {
@@ -340,6 +363,65 @@ extern "C" fn close(number: u64, cancel: i32) -> i32 {
         // What nobody takes is closed; what has been taken, with the last thread's use of it.
         if handle.over.get().is_none() {
             process.engine.abandon(&handle.pending, cancel != 0);
+        }
+        Ok(0)
+    }) as i32
+}
+
+unsafe extern "C" fn listen(fd: i32, begun: *mut Begun) -> i32 {
+    guarded(|| {
+        let process = own_process()?;
+        let listener = Listener::new(process.number(), fd)?;
+        process.engine.listen(&listener)?;
+        let made = Begun { number: listener.number, data: listener.bell.raw(), room: -1 };
+        process.listeners.lock().insert(listener.number, listener);
+        // SAFETY: the caller's, valid for the call.
+        unsafe { begun.write(made) };
+        Ok(0)
+    }) as i32
+}
+
+extern "C" fn watch(number: u64, on: i32) -> i32 {
+    guarded(|| {
+        process()?.listener(number)?.watch(on != 0);
+        Ok(0)
+    }) as i32
+}
+
+unsafe extern "C" fn accept_begins(number: u64, taken: *mut abi::Taken) -> i32 {
+    guarded(|| {
+        let process = process()?;
+        let Some(next) = process.listener(number)?.accept_begins() else { return Ok(0) };
+        let begun = next.pending.map(|pending| process.follow(pending)).unwrap_or_default();
+        let made = abi::Taken { fd: next.socket.raw(), begun };
+        process.giving.lock().push(next.socket);
+        // SAFETY: the caller's, valid for the call.
+        unsafe { taken.write(made) };
+        Ok(1)
+    }) as i32
+}
+
+extern "C" fn accept_ends(number: u64) -> i32 {
+    guarded(|| {
+        process()?.listener(number)?.accept_ends();
+        Ok(0)
+    }) as i32
+}
+
+extern "C" fn taken(fd: i32) -> i32 {
+    guarded(|| {
+        process()?.giving.lock().retain(|socket| socket.raw() != fd);
+        Ok(0)
+    }) as i32
+}
+
+extern "C" fn unlisten(number: u64) -> i32 {
+    guarded(|| {
+        let process = process()?;
+        let listener = process.listeners.lock().remove(&number).ok_or(Errno(libc::EBADF))?;
+        process.engine.unlisten(&listener);
+        for pending in listener.close().into_iter().filter_map(|taken| taken.pending) {
+            process.engine.abandon(&pending, false);
         }
         Ok(0)
     }) as i32

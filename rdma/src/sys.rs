@@ -71,9 +71,8 @@ pub fn send(fd: i32, bytes: &[u8]) -> Result<usize> {
 pub fn block_signals() -> u64 {
     let (all, mut before) = (u64::MAX, 0u64);
     // SAFETY: eight bytes are the size of the kernel's signal set.
-    let _ = unsafe {
-        sys!(SYS_rt_sigprocmask, libc::SIG_BLOCK, &all as *const u64, &mut before as *mut u64, 8)
-    };
+    let _ =
+        unsafe { sys!(SYS_rt_sigprocmask, libc::SIG_BLOCK, &all as *const u64, &mut before as *mut u64, 8) };
     before
 }
 

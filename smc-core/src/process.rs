@@ -61,6 +61,7 @@ pub fn prepare() {
 pub fn parent() {
     epoll::all_sets().for_each(|s| s.raw_lock().release());
     locks().into_iter().for_each(Lock::release);
+    listener::after_fork_in_parent();
 }
 
 /// After fork, in the child.

@@ -81,7 +81,13 @@ pub struct Info {
 
 impl Conn {
     /// A connection whose handshake is under way.
-    pub fn new(id: u64, link: &Arc<Link>, inbox: &Arc<Inbox>, buffers: Buffers, bells: &Arc<Bells>) -> Arc<Conn> {
+    pub fn new(
+        id: u64,
+        link: &Arc<Link>,
+        inbox: &Arc<Inbox>,
+        buffers: Buffers,
+        bells: &Arc<Bells>,
+    ) -> Arc<Conn> {
         Arc::new(Conn {
             id,
             pid: sys::getpid(),

@@ -44,11 +44,7 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    pub fn new(
-        start: Start,
-        port: Option<Arc<Port>>,
-        machine: Machine,
-    ) -> Handshake {
+    pub fn new(start: Start, port: Option<Arc<Port>>, machine: Machine) -> Handshake {
         let Start { socket, side, decline, pending, .. } = start;
         Handshake {
             socket,

@@ -1,5 +1,6 @@
 //! What the program's threads have to tell the engine's.
 
+use crate::engine::listener::Listener;
 use crate::engine::pending::{Pending, Start};
 use parking_lot::Mutex;
 use smc_core::sys::fd::{self, OwnFd};
@@ -15,6 +16,9 @@ pub enum Command {
     Begin(Arc<Pending>),
     /// One that was to begin later may not be wanted any more.
     Cancelled,
+    /// A listening socket is to be watched, or not any more.
+    Listen(Arc<Listener>),
+    Unlisten(Arc<Listener>),
     /// The program has closed this connection.
     Closed(u64),
     /// A work request on this link was refused.

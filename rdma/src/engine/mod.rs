@@ -9,6 +9,7 @@
 mod group;
 mod handshake;
 pub(crate) mod inbox;
+pub(crate) mod listener;
 mod pending;
 mod prepare;
 mod runner;
@@ -16,6 +17,7 @@ mod runner;
 pub use pending::{claim, Claim, Connection, Outcome, Pending, Side, When};
 
 use inbox::{Command, Inbox};
+use listener::Listener;
 use parking_lot::Mutex;
 use pending::Start;
 use runner::Runner;
@@ -88,6 +90,28 @@ impl Engine {
         decline: Option<Diagnosis>,
         claim: Option<Claim>,
     ) -> Result<Arc<Pending>> {
+        self.run()?;
+        let pending = Pending::new(claim)?;
+        let socket = OwnFd::duplicate(fd)?;
+        let start = Start { socket, side, when, decline, pending: Arc::clone(&pending) };
+        self.inbox.send(Command::Start(Box::new(start)));
+        Ok(pending)
+    }
+
+    /// Watches a listening socket: see [`listener`].
+    pub(crate) fn listen(&self, listener: &Arc<Listener>) -> Result<()> {
+        self.run()?;
+        self.inbox.send(Command::Listen(Arc::clone(listener)));
+        Ok(())
+    }
+
+    /// The end of that.
+    pub(crate) fn unlisten(&self, listener: &Arc<Listener>) {
+        self.inbox.send(Command::Unlisten(Arc::clone(listener)));
+    }
+
+    /// Starts the thread if it does not run.
+    fn run(&self) -> Result<()> {
         if sys::getpid() != self.pid {
             return Err(Errno(libc::EOPNOTSUPP));
         }
@@ -100,11 +124,7 @@ impl Engine {
             crate::sys::restore_signals(mask);
             *thread = Some(spawned.map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EAGAIN)))?);
         }
-        let pending = Pending::new(claim)?;
-        let socket = OwnFd::duplicate(fd)?;
-        let start = Start { socket, side, when, decline, pending: Arc::clone(&pending) };
-        self.inbox.send(Command::Start(Box::new(start)));
-        Ok(pending)
+        Ok(())
     }
 
     /// Closes all connections, waits until their peers have closed them too, at most for `patience`, and ends all link groups. After

@@ -65,8 +65,9 @@ impl Runner {
     fn serve(&mut self, number: u64, handshake: &mut Handshake, wish: Wish) {
         // Its later connections are to share the link group that is being made.
         let forming = |other: &Handshake| {
-            handshake.decline.is_none() &&
-            other.new_link().is_some() && other.wish.is_some_and(|other| other.key == wish.key)
+            handshake.decline.is_none()
+                && other.new_link().is_some()
+                && other.wish.is_some_and(|other| other.key == wish.key)
         };
         if self.handshakes.values().any(forming) {
             handshake.deferred = Some(wish);

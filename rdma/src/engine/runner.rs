@@ -3,6 +3,7 @@
 use super::group::{Group, LAST_WORDS};
 use super::handshake::{Handshake, Machine};
 use super::inbox::{Command, Inbox};
+use super::listener::{Listener, Taken, PROMPT};
 use super::pending::{Pending, Side, Start, When};
 use super::{now, Config, Outcome};
 use crate::conn::Conn;
@@ -33,6 +34,7 @@ pub(super) const LINK: u64 = 2;
 const CONNECTION: u64 = 3;
 const DEVICE: u64 = 4;
 const CONNECTING: u64 = 5;
+const LISTENER: u64 = 6;
 
 pub(super) fn key(kind: u64, number: u64) -> u64 {
     kind << KIND_SHIFT | number
@@ -63,6 +65,10 @@ pub(super) struct Runner {
     peer_id: Option<PeerId>,
     pub host: Host,
     ports: HashMap<Ipv4Addr, Arc<Port>>,
+    /// By their own numbers.
+    listeners: HashMap<u64, Arc<Listener>>,
+    /// Those with a connection in their queue: since when, and how many accepts there had been then.
+    queued: Vec<(Time, u64, u64)>,
     /// TCP connections that are not established yet.
     connecting: HashMap<u64, Start>,
     /// Handshakes that begin when the program has waited for it long enough.
@@ -89,6 +95,8 @@ impl Runner {
             peer_id: None,
             host: Host { name: FirstContact::padded_name(name.trim().as_bytes()), features: 0 },
             ports: HashMap::new(),
+            listeners: HashMap::new(),
+            queued: Vec::new(),
             connecting: HashMap::new(),
             offers: Vec::new(),
             handshakes: HashMap::new(),
@@ -130,7 +138,9 @@ impl Runner {
         let groups = self.groups.values().filter_map(|group| group.gone_at.or(group.wire.deadline()));
         let suspects = self.suspects.iter().map(|(at, _)| *at);
         let offers = self.offers.iter().map(|(at, _)| *at);
-        match handshakes.chain(groups).chain(suspects).chain(offers).chain(self.finishing).min() {
+        let queued = self.queued.iter().map(|(at, ..)| *at);
+        match handshakes.chain(groups).chain(suspects).chain(offers).chain(queued).chain(self.finishing).min()
+        {
             None => -1,
             // Rounded up: not to wake too early.
             Some(at) => at.saturating_sub(now()).as_micros().div_ceil(1000).min(i32::MAX as u128) as i32,
@@ -152,6 +162,11 @@ impl Runner {
             }
             DEVICE => self.device_event(number),
             CONNECTING => self.connected(number),
+            LISTENER => {
+                if let Some(listener) = self.listeners.get(&number) {
+                    self.queued.push((now() + PROMPT, number, listener.accepts()));
+                }
+            }
             _ => {}
         }
     }
@@ -162,8 +177,18 @@ impl Runner {
             Command::Begin(pending) => self.begin(&pending),
             // Closed with the offer: another process has the connection.
             Command::Cancelled => self.offers.retain(|(_, start)| start.pending.is_wanted()),
+            Command::Listen(listener) => {
+                self.arm(&listener);
+                self.listeners.insert(listener.number, listener);
+            }
+            Command::Unlisten(listener) => {
+                self.epoll.remove(listener.socket.raw());
+                self.listeners.remove(&listener.number);
+                self.queued.retain(|(_, number, _)| *number != listener.number);
+            }
             Command::Closed(id) => {
-                if let Some(socket) = self.connections.get_mut(&id).and_then(|watched| watched.socket.take()) {
+                if let Some(socket) = self.connections.get_mut(&id).and_then(|watched| watched.socket.take())
+                {
                     self.epoll.remove(socket.raw());
                 }
                 self.sweep(id);
@@ -225,6 +250,38 @@ impl Runner {
         }
     }
 
+    /// Asks to hear once of a connection in the queue.
+    fn arm(&self, listener: &Listener) {
+        let fd = listener.socket.raw();
+        self.epoll.remove(fd);
+        let events = (libc::EPOLLIN | libc::EPOLLONESHOT) as u32;
+        let _ = self.epoll.add(fd, events, key(LISTENER, listener.number));
+    }
+
+    /// A connection may have waited for the program long enough.
+    fn take(&mut self, number: u64, accepts: u64) {
+        let Some(listener) = self.listeners.get(&number).map(Arc::clone) else { return };
+        let mut starts = Vec::new();
+        listener.take(accepts, |socket| {
+            let mut pending = None;
+            if capability::peer(socket.raw()) == Ok(Peer::Capable) {
+                let made = Pending::new(None).ok()?;
+                let own = OwnFd::duplicate(socket.raw()).ok()?;
+                pending = Some(Arc::clone(&made));
+                starts.push(Start {
+                    socket: own,
+                    side: Side::Server,
+                    when: When::Now,
+                    decline: None,
+                    pending: made,
+                });
+            }
+            Some(Taken { socket, pending })
+        });
+        starts.into_iter().for_each(|start| self.start(start));
+        self.arm(&listener);
+    }
+
     fn start(&mut self, start: Start) {
         let (fd, side) = (start.socket.raw(), start.side);
         let port = self.port(fd);
@@ -243,11 +300,7 @@ impl Runner {
                 let _ = sys::send(fd, &decline.encode());
                 let Start { socket, pending, .. } = start;
                 drop(socket);
-                return pending.finish(Outcome::Tcp(Fallback {
-                    diagnosis,
-                    peer: None,
-                    out_of_sync: false,
-                }));
+                return pending.finish(Outcome::Tcp(Fallback { diagnosis, peer: None, out_of_sync: false }));
             }
             (Side::Server, _) => {
                 let config = ServerConfig {
@@ -481,6 +534,10 @@ impl Runner {
             let (_, start) = self.offers.swap_remove(place);
             self.begin_offer(start);
         }
+        while let Some(place) = self.queued.iter().position(|(when, ..)| *when <= at) {
+            let (_, number, accepts) = self.queued.swap_remove(place);
+            self.take(number, accepts);
+        }
         let handshakes = self.handshakes.iter().filter(|(_, h)| h.deadline().is_some_and(|d| d <= at));
         for number in handshakes.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.with_handshake(number, |handshake, _| handshake.timeout(at));
@@ -512,6 +569,8 @@ impl Runner {
         // Nobody waits for these.
         self.offers.clear();
         self.connecting.clear();
+        self.listeners.clear();
+        self.queued.clear();
         let busy = !self.handshakes.is_empty() || !self.connections.is_empty();
         if busy && !late {
             return false;

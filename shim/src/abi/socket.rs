@@ -43,10 +43,22 @@ pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> 
 }
 
 pub unsafe extern "C" fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    if promises_smc(fd) {
+        return unsafe { ops::open::accept(fd, addr, len, -1) };
+    }
     accepted(fd, unsafe { real::accept(fd, addr, len) })
 }
 
+/// Whether connections may have been accepted on the program's behalf.
+#[inline(always)]
+fn promises_smc(fd: c_int) -> bool {
+    smc_core::remote::is_loaded() && matches!(entry(fd), Entry::Listener(_))
+}
+
 pub unsafe extern "C" fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
+    if promises_smc(fd) {
+        return unsafe { ops::open::accept(fd, addr, len, flags) };
+    }
     accepted(fd, unsafe { real::accept4(fd, addr, len, flags) })
 }
 

@@ -6,7 +6,7 @@ use core::ptr::null;
 use libc::{c_int, epoll_event, sigset_t, timespec};
 use smc_core::conn::Conn;
 use smc_core::epoll::{Ctl, EpollSet};
-use smc_core::sys;
+use smc_core::{listener, remote, sys};
 
 /// epoll_create has returned `epfd`. `errno` is kept by the hook.
 pub unsafe extern "C" fn created(epfd: c_int) {
@@ -45,6 +45,17 @@ pub unsafe extern "C" fn ctl(
             }
             return ret;
         }
+        Entry::Listener(_) if remote::is_loaded() => {
+            let ret = unsafe { real::epoll_ctl(epfd, op, fd, event) };
+            let bell = listener_bell(fd);
+            if ret == 0 && bell >= 0 {
+                // Readable while connections wait that were accepted on the program's behalf: for it, the listener is.
+                let saved = errno::get();
+                unsafe { real::epoll_ctl(epfd, op, bell, event) };
+                errno::set(saved);
+            }
+            return ret;
+        }
         _ => return unsafe { real::epoll_ctl(epfd, op, fd, event) },
     };
     let set = match set {
@@ -70,6 +81,14 @@ pub unsafe extern "C" fn ctl(
             ret
         }
     }
+}
+
+/// The doorbell of a listener that promises SMC, or -1.
+pub(super) extern "C" fn listener_bell(fd: c_int) -> c_int {
+    let saved = errno::get();
+    let bell = guard::protect(-1, || listener::touched(fd));
+    errno::set(saved);
+    bell
 }
 
 extern "C" fn before(

@@ -7,10 +7,11 @@ use smc_core::capability::{self, Peer};
 use smc_core::conn::remote::Decision;
 use smc_core::conn::wait::Patience;
 use smc_core::conn::{Conn, Far};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use smc_core::reason::{Detail, Reason, Why};
+use smc_core::remote::abi;
 use smc_core::sys::{sock, Errno};
 use smc_core::{listener, options, remote};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `fd` is a new AF_INET or AF_INET6 TCP socket.
 pub unsafe extern "C" fn socket_created(fd: c_int) {
@@ -19,12 +20,10 @@ pub unsafe extern "C" fn socket_created(fd: c_int) {
 
 /// listen(2) on `fd` is about to be called: what it accepts may go over SMC-R. `errno` is kept by the hook.
 pub unsafe extern "C" fn about_to_listen(fd: c_int, entry: Entry) {
-    match entry {
-        Entry::Tcp(_) => {}
-        Entry::None if sock::is_tcp(fd) => {}
-        _ => return,
+    // One that has a reason to stay on TCP need not promise anything.
+    if let Entry::Tcp(None) = entry {
+        super::remote::ask(fd, None);
     }
-    super::remote::ask(fd, None);
 }
 
 /// listen(2) on `fd` has succeeded. The entry is None for sockets that came from elsewhere: any family then.
@@ -43,7 +42,10 @@ pub unsafe extern "C" fn listening(fd: c_int, entry: Entry) {
 /// `fd` goes into the table as a listener; what it accepts stays on TCP if there is a detail.
 fn listens(fd: c_int, detail: Option<Detail>) {
     fd_table::set(fd, Entry::Listener(detail));
-    guard::protect((), || listener::opened(fd, detail));
+    guard::protect((), || {
+        let offers = remote::is_loaded() && capability::wanted(fd) == Ok(true);
+        listener::opened(fd, detail, offers);
+    });
 }
 
 /// Why the connections of a listener that came from elsewhere are to stay on TCP.
@@ -73,6 +75,105 @@ pub unsafe extern "C" fn accepted(listener: c_int, entry: Entry, fd: c_int) {
         _ => return,
     };
     follow_as(fd, false, detail, if waits_for_handshake(fd) { Far::Capable } else { Far::No });
+}
+
+/// accept4(2) on a listener that promises SMC (`flags` negative: accept(2)). A cancellation point.
+pub unsafe extern "C" fn accept(
+    listener: c_int,
+    addr: *mut sockaddr,
+    len: *mut socklen_t,
+    flags: c_int,
+) -> c_int {
+    loop {
+        let number = match accept_begins(listener) {
+            listener::Accept::Taken(taken) => {
+                let fd = unsafe { give(listener, &taken, addr, len, flags.max(0)) };
+                if fd >= 0 {
+                    return fd;
+                }
+                continue;
+            }
+            listener::Accept::Kernel(number) => number,
+        };
+        let fd = match flags {
+            ..=-1 => unsafe { real::accept(listener, addr, len) },
+            flags => unsafe { real::accept4(listener, addr, len, flags) },
+        };
+        let error = errno::get();
+        if number != 0 {
+            accept_ends(number);
+        }
+        // The library's own accept, in another process, may have made the socket non-blocking for an instant.
+        if fd < 0 && error == libc::EAGAIN && number != 0 && would_wait(listener) {
+            continue;
+        }
+        if fd >= 0 {
+            unsafe {
+                replaced(fd);
+                accepted(listener, fd_table::get(listener), fd);
+            }
+        }
+        errno::set(error);
+        return fd;
+    }
+}
+
+/// What the table has for a new descriptor is about one that was closed unseen.
+unsafe extern "C" fn replaced(fd: c_int) {
+    if !fd_table::get(fd).is_none() {
+        unsafe { super::fd::stale(fd) };
+    }
+}
+
+extern "C" fn accept_begins(fd: c_int) -> listener::Accept {
+    guard::protect(listener::Accept::Kernel(0), || listener::accept_begins(fd))
+}
+
+extern "C" fn accept_ends(number: u64) {
+    guard::protect((), || listener::accept_ends(number));
+}
+
+/// Whether an accept on the socket waits without limit.
+extern "C" fn would_wait(fd: c_int) -> bool {
+    smc_core::sys::fd::nonblocking(fd) == Ok(false) && sock::timeout(fd, libc::SO_RCVTIMEO) == Ok(None)
+}
+
+/// Makes a connection that the library has accepted the program's. Negative: it is gone already.
+unsafe extern "C" fn give(
+    listener: c_int,
+    taken: &abi::Taken,
+    addr: *mut sockaddr,
+    len: *mut socklen_t,
+    flags: c_int,
+) -> c_int {
+    let named = addr.is_null() || unsafe { libc::getpeername(taken.fd, addr, len) } == 0;
+    let fd = if named { duplicate(taken.fd, flags) } else { -1 };
+    if fd >= 0 {
+        unsafe { replaced(fd) };
+        let detail = match fd_table::get(listener) {
+            Entry::Listener(detail) => detail,
+            _ => None,
+        };
+        let far = match taken.begun.number {
+            0 => Far::No,
+            number => Far::Begun { number, data: taken.begun.data, room: taken.begun.room },
+        };
+        follow_as(fd, false, detail, far);
+    }
+    guard::protect((), || listener::given(taken.fd));
+    fd
+}
+
+/// The lowest free number, as accept4(2) with these flags would give.
+extern "C" fn duplicate(fd: c_int, flags: c_int) -> c_int {
+    let command = if flags & libc::SOCK_CLOEXEC != 0 { libc::F_DUPFD_CLOEXEC } else { libc::F_DUPFD };
+    // SAFETY: integer arguments only.
+    let Ok(new) = (unsafe { smc_core::sys!(SYS_fcntl, fd, command, 0) }) else { return -1 };
+    if flags & libc::SOCK_NONBLOCK != 0 {
+        // SAFETY: as above; nothing else is set on a socket just accepted.
+        let _ = unsafe { smc_core::sys!(SYS_fcntl, new, libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK) };
+    }
+    new as c_int
 }
 
 /// Whether the peer of an established connection has sent the SMC option that this end asked for.
@@ -131,7 +232,9 @@ pub unsafe extern "C" fn connecting(fd: c_int, entry: Entry, addr: *const sockad
             guard::protect((), || listener::closed(fd));
         }
         // A reason that was found before is told by a handshake that declines; one that is known now needs none.
-        Entry::Tcp(None) => return unsafe { address(addr, len) }.is_some_and(|peer| super::remote::ask(fd, Some(peer))),
+        Entry::Tcp(None) => {
+            return unsafe { address(addr, len) }.is_some_and(|peer| super::remote::ask(fd, Some(peer)))
+        }
         // In an epoll instance already, before it is connected.
         Entry::Conn(conn) if !conn.is_pinned() && !conn.is_moved() => {
             return unsafe { address(addr, len) }.is_some_and(|peer| super::remote::ask(fd, Some(peer)))
@@ -162,7 +265,7 @@ pub unsafe extern "C" fn connect_again(
 }
 
 /// Waits until it is known what carries a connection, as a connect that blocks does. Returns 0, or an error. A cancellation point.
-unsafe extern "C" fn wait_for_decision(conn: &'static Conn, fd: c_int) -> c_int {
+pub(super) unsafe extern "C" fn wait_for_decision(conn: &'static Conn, fd: c_int) -> c_int {
     let mut patience = Patience::default();
     loop {
         match decide(conn, fd, &mut patience) {

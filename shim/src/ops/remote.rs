@@ -6,9 +6,9 @@ use crate::guard;
 use core::ffi::{c_char, c_int, c_void, CStr};
 use core::sync::atomic::{AtomicU32, Ordering};
 use smc_core::capability;
-use smc_core::config;
 use smc_core::remote::{self, abi};
 use smc_core::sys::Errno;
+use smc_core::{config, conn};
 use std::ffi::CString;
 use std::net::SocketAddr;
 
@@ -24,6 +24,9 @@ static STATE: AtomicU32 = AtomicU32::new(UNTRIED);
 /// Asks for the SMC option on `fd`, which is about to be connected to `peer`, or to listen. False: it will not be sent.
 pub(super) extern "C" fn ask(fd: c_int, peer: Option<SocketAddr>) -> bool {
     guard::protect(false, || {
+        if conn::stopped().is_some() {
+            return false;
+        }
         if STATE.load(Ordering::Relaxed) == UNUSABLE || !remote::has_device() {
             return false;
         }
@@ -36,7 +39,9 @@ pub(super) extern "C" fn ask(fd: c_int, peer: Option<SocketAddr>) -> bool {
             Err(Errno(e)) => {
                 static SAID: AtomicU32 = AtomicU32::new(0);
                 if !remote::said(&SAID) {
-                    log::info!("the SMC option is not there (errno {e}; smcctl tcp-option): no SMC-R, 0x03010000");
+                    log::info!(
+                        "the SMC option is not there (errno {e}; smcctl tcp-option): no SMC-R, 0x03010000"
+                    );
                 }
                 return false;
             }

@@ -15,9 +15,9 @@ use libc::{
     ssize_t, timespec,
 };
 use smc_core::conn::io::{Buffers, Source};
+use smc_core::conn::remote::Decision;
 use smc_core::conn::rx::RxOp;
 use smc_core::conn::tx::TxOp;
-use smc_core::conn::remote::Decision;
 use smc_core::conn::wait::{Patience, Sleep, Step};
 use smc_core::conn::{Conn, Way};
 use smc_core::link::Bell;
@@ -49,7 +49,13 @@ pub(super) extern "C" fn native_done(conn: &'static Conn, way: Way, generation: 
 }
 
 /// As [`native`], of a connection that is not: waits until it is known what carries it. -1 for an error. A cancellation point.
-unsafe extern "C" fn native_after_all(conn: &'static Conn, way: Way, generation: u32, fd: c_int, flags: c_int) -> c_int {
+unsafe extern "C" fn native_after_all(
+    conn: &'static Conn,
+    way: Way,
+    generation: u32,
+    fd: c_int,
+    flags: c_int,
+) -> c_int {
     let timeout = if way == Way::Rx { libc::SO_RCVTIMEO } else { libc::SO_SNDTIMEO };
     let mut patience = Patience::default();
     loop {

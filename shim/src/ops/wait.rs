@@ -4,7 +4,7 @@
 //! ([`Conn::kernel_events`]), and their doorbells stand behind the program's entries. Everything else is passed as it
 //! is. select is poll with other clothes.
 
-use super::epoll::watched;
+use super::epoll::{listener_bell, watched};
 use crate::fd_table::{self, Entry};
 use crate::{errno, guard, real};
 use core::ptr::{null, null_mut};
@@ -12,7 +12,7 @@ use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 use smc_core::conn::Conn;
 use smc_core::link::Bell;
 use smc_core::ring::asked as asked_for_doorbells;
-use smc_core::sys;
+use smc_core::{listener, remote, sys};
 
 /// Entries for which the stack has room, doorbells included; beyond that memory is mapped for the call.
 const ON_STACK: usize = 48;
@@ -199,6 +199,14 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
                 // Only who waits for bytes counts as a blind reader.
                 Entry::Conn(conn) if entry.events & READ != 0 => conn.poll_begins(),
                 Entry::Epoll(set) => watched(set),
+                Entry::Listener(_) if remote::is_loaded() && entry.events & READ != 0 => {
+                    let bell = listener_bell(entry.fd);
+                    if bell >= 0 {
+                        // SAFETY: as above.
+                        unsafe { *asked.add(p.len) = pollfd { fd: bell, events: libc::POLLIN, revents: 0 } };
+                        p.len += 1;
+                    }
+                }
                 _ => {}
             }
         }
@@ -216,6 +224,18 @@ unsafe fn has_bells(conn: &Conn, at: *const pollfd) -> bool {
     let bell = conn.doorbell(BELLS[0].0);
     let fd = unsafe { (*at).fd };
     bell >= 0 && (fd == bell || fd == !bell)
+}
+
+/// If the entry at `at` is the doorbell of the listener that the program's entry is about: whether it was rung.
+unsafe fn rung_listener(entry: &pollfd, at: *const pollfd) -> Option<bool> {
+    if !remote::is_loaded()
+        || entry.events & READ == 0
+        || !matches!(fd_table::get(entry.fd), Entry::Listener(_))
+    {
+        return None;
+    }
+    let (bell, answer) = (listener::doorbell(entry.fd), unsafe { &*at });
+    (bell >= 0 && answer.fd == bell).then_some(answer.revents & libc::POLLIN != 0)
 }
 
 #[derive(Clone, Copy)]
@@ -253,6 +273,11 @@ extern "C" fn conclude(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept
                 } else if entry.events & READ != 0 {
                     conn.poll_ends();
                 }
+            } else if let Some(rung) = unsafe { rung_listener(entry, asked.add(bell)) } {
+                if rung {
+                    entry.revents |= entry.events & (libc::POLLIN | libc::POLLRDNORM);
+                }
+                bell += 1;
             }
             ready += (entry.revents != 0) as c_int;
         }
@@ -277,6 +302,9 @@ extern "C" fn abandon(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept:
                 } else if entry.events & READ != 0 {
                     conn.poll_ends();
                 }
+            // SAFETY: as in `prepare`.
+            } else if unsafe { rung_listener(entry, asked.add(bell)) }.is_some() {
+                bell += 1;
             }
         }
     });

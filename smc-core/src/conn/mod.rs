@@ -182,6 +182,12 @@ pub enum Far {
     Capable,
     /// It will be known when the connection is established.
     Connecting,
+    /// Its handshake has begun already.
+    Begun {
+        number: u64,
+        data: i32,
+        room: i32,
+    },
 }
 
 /// The connections of this process, open ones only.
@@ -247,8 +253,11 @@ impl Conn {
         } else if upgrade_after == 0 && far == Far::No {
             conn.advance(conn.generation(), fd);
         }
-        if far != Far::No {
-            conn.begin_far(fd, far == Far::Connecting);
+        match far {
+            Far::No => {}
+            Far::Capable => conn.begin_far(fd, false),
+            Far::Connecting => conn.begin_far(fd, true),
+            Far::Begun { number, data, room } => conn.adopt_far(number, data, room),
         }
         Some(conn)
     }

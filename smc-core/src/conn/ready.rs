@@ -179,7 +179,10 @@ impl Conn {
 
     /// A wait in epoll is over: the peer need not ring, unless somebody else waits.
     pub(crate) fn waive_data(&self) {
-        if !self.is_attached() || self.rx_waiters.load(Ordering::Relaxed) != 0 || !self.view().rx().waive_data() {
+        if !self.is_attached()
+            || self.rx_waiters.load(Ordering::Relaxed) != 0
+            || !self.view().rx().waive_data()
+        {
             return;
         }
         asked();

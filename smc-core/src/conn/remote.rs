@@ -111,11 +111,22 @@ impl Conn {
         // SAFETY: both are valid for the call, and `end` stays mapped.
         let done = remote::with(-libc::EAGAIN, |table| unsafe { (table.begin)(&start, &mut begun) });
         result(done as isize)?;
-        self.slot_end.store(0, Ordering::Relaxed);
-        self.bells[Doorbells::index(1, Bell::Data)].store(begun.data, Ordering::Relaxed);
-        self.bells[Doorbells::index(0, Bell::Space)].store(begun.room, Ordering::Relaxed);
-        self.far.store(begun.number, Ordering::Relaxed);
+        self.set_far(begun.number, begun.data, begun.room);
         Ok(())
+    }
+
+    fn set_far(&self, number: u64, data: i32, room: i32) {
+        self.slot_end.store(0, Ordering::Relaxed);
+        self.bells[Doorbells::index(1, Bell::Data)].store(data, Ordering::Relaxed);
+        self.bells[Doorbells::index(0, Bell::Space)].store(room, Ordering::Relaxed);
+        self.far.store(number, Ordering::Relaxed);
+    }
+
+    /// A connection whose handshake the library has begun before the program accepted it.
+    pub(super) fn adopt_far(&self, number: u64, data: i32, room: i32) {
+        self.shut.store(0, Ordering::Relaxed);
+        self.set_far(number, data, room);
+        self.phase.store(DECIDING, Ordering::SeqCst);
     }
 
     /// A handshake is due that cannot be had: the peer waits for it, so that the connection is of no use.
@@ -407,7 +418,11 @@ impl Conn {
                         Err(Dry::Error(e)) => return Err(e),
                     };
                     // SAFETY: as many bytes were put there.
-                    result(self.far(AGAIN, |table, number| unsafe { (table.send)(number, piece.as_ptr(), filled) }))?
+                    result(
+                        self.far(AGAIN, |table, number| unsafe {
+                            (table.send)(number, piece.as_ptr(), filled)
+                        }),
+                    )?
                 }
             };
             op.done += n;
@@ -435,7 +450,8 @@ impl Conn {
     /// Asks for doorbells for `wanted`; returns what of it is ready already.
     pub(super) fn want_far(&self, wanted: i16) -> i32 {
         let events = i32::from(
-            if wanted & IN != 0 { libc::POLLIN } else { 0 } | if wanted & OUT != 0 { libc::POLLOUT } else { 0 },
+            if wanted & IN != 0 { libc::POLLIN } else { 0 }
+                | if wanted & OUT != 0 { libc::POLLOUT } else { 0 },
         );
         match self.phase.load(Ordering::SeqCst) {
             REMOTE => self.far(0, |table, number| (table.want)(number, events)).max(0),

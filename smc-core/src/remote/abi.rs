@@ -58,7 +58,7 @@ pub struct Start {
 
 /// What [`Table::begin`] has made.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Default, Clone, Copy)]
 pub struct Begun {
     pub number: u64,
     /// Eventfds, readable when something asked for by [`Table::want`] has happened, and when the handshake is over.
@@ -104,6 +104,16 @@ pub struct Counts {
     pub news: u64,
 }
 
+/// A connection that the library has taken from the queue of a listener. See [`Table::accept_begins`].
+#[repr(C)]
+#[derive(Default, Clone, Copy)]
+pub struct Taken {
+    /// The library's; to be duplicated, and given back with [`Table::taken`].
+    pub fd: i32,
+    /// Its handshake; number 0: it is plain TCP.
+    pub begun: Begun,
+}
+
 /// What the library does.
 #[repr(C)]
 pub struct Table {
@@ -133,6 +143,20 @@ pub struct Table {
     /// The program has closed the connection. What it has sent goes out in the background. `cancel` not 0: another process goes on with it,
     /// and a handshake that has not begun is left to that.
     pub close: extern "C" fn(number: u64, cancel: i32) -> i32,
+    /// Watches a listening socket whose SYN-ACKs have the SMC option. A peer gives up six seconds after it has got one, so that connections
+    /// which nobody accepts for a second are accepted by the library, for the next accept. `begun.data` is an eventfd that is readable while
+    /// there are such.
+    pub listen: unsafe extern "C" fn(fd: i32, begun: *mut Begun) -> i32,
+    /// The program may accept elsewhere (`on` 0), or has come back to this listener (1).
+    pub watch: extern "C" fn(number: u64, on: i32) -> i32,
+    /// The program is about to accept. 1: it is to have this connection instead of the kernel's next. 0: [`Table::accept_ends`] is due when
+    /// the kernel has answered; meanwhile the library takes nothing.
+    pub accept_begins: unsafe extern "C" fn(number: u64, taken: *mut Taken) -> i32,
+    pub accept_ends: extern "C" fn(number: u64) -> i32,
+    /// The descriptor of what was taken has been duplicated.
+    pub taken: extern "C" fn(fd: i32) -> i32,
+    /// The program listens no more. Connections that it has not accepted are closed.
+    pub unlisten: extern "C" fn(number: u64) -> i32,
     /// Closes all connections and waits until the peers have closed them too, for this many nanoseconds at most; ends all links.
     pub finish: extern "C" fn(patience_ns: u64) -> i32,
     /// In a forked child: forgets the parent's connections, without touching them.
