@@ -141,13 +141,10 @@ impl EndState {
             word.store(0, Ordering::Relaxed);
         }
         self.tx.rebase_at.store(0, Ordering::Relaxed);
-<<<<<<< HEAD
         for word in [&self.tx.buffer, &self.tx.placed, &self.tx.buffer_used] {
             word.store(0, Ordering::Relaxed);
         }
-=======
         self.claim.store(0, Ordering::Relaxed);
->>>>>>> 7a028cc (The preload library loads libsmc_rdma.so, and its connections can be on SMC-R)
         for word in [&self.tx.full_since, &self.tx.full_head, &self.tx.tick, &self.tx.debt] {
             word.store(0, Ordering::Relaxed);
         }
