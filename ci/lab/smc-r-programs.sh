@@ -10,7 +10,7 @@ shift 2
 names=" $* "
 at=10.9.0.1:7000
 report=$LAB_SHARED/report.$LAB_ROLE
-export SMC_EID=SMCLAB
+export SMC_UEID=SMCLAB
 
 # end BACKEND: `program`, the words with which a program is started at that end; `family`, what it opens.
 end() {
@@ -135,12 +135,18 @@ fi
 if wanted iperf; then
     end ours
     if [[ $LAB_ROLE == a ]]; then
-        on_server iperf iperf3 --server --bind 10.9.0.1 --port 7000
+        on_server iperf iperf3 --server --forceflush --bind 10.9.0.1 --port 7000
         some iperf SERV 6
     else
         await iperf
+        # It listens anew for each test.
+        serves() {
+            (($(grep -c "Server listening" "$LAB_SHARED/out.iperf") >= $1))
+        }
         timeout 100 "${program[@]}" iperf3 --client 10.9.0.1 --port 7000 --bytes 20M || fail "iperf3"
+        until_true 20 serves 2 || fail "iperf3 does not listen again"
         timeout 100 "${program[@]}" iperf3 --client 10.9.0.1 --port 7000 --bytes 20M --reverse || fail "iperf3 --reverse"
+        until_true 20 serves 3 || fail "iperf3 does not listen again"
         timeout 100 "${program[@]}" iperf3 --client 10.9.0.1 --port 7000 --bytes 5M --parallel 2 --bidir || fail "iperf3 --bidir"
         signal iperf.done
         some iperf CLNT 6
@@ -189,8 +195,11 @@ for how in silent garbage partial; do
     if wanted "rude-client-$how"; then
         if [[ $LAB_ROLE == a ]]; then
             end ours
-            timeout 60 "${program[@]}" python3 "$peers" slow-server 10.9.0.1 7000 0 "$LAB_SHARED/signal.rude-client-$how.a" ||
-                fail "server of a rude client, $how"
+            timeout 60 "${program[@]}" python3 "$peers" slow-server 10.9.0.1 7000 0 \
+                "$LAB_SHARED/signal.rude-client-$how.a" >"$LAB_SHARED/heard" || fail "server of a rude client, $how"
+            cat "$LAB_SHARED/heard"
+            # Nothing of what is no data of the program's.
+            [[ $(<"$LAB_SHARED/heard") == "ended after 0 bytes: "* ]] || fail "server of a rude client, $how"
             grep -q '"reason":"0x04000000"' "$report" || fail "rude client, $how: $(cat "$report")"
         else
             await "rude-client-$how"

@@ -316,9 +316,10 @@ unsafe extern "C" fn receive(number: u64, into: *mut u8, length: usize) -> isize
 }
 
 unsafe extern "C" fn peek(number: u64, into: *mut u8, length: usize, skip: usize) -> isize {
-    // SAFETY: as in `receive`.
     with(number, |connection| {
-        connection.0.peek(unsafe { std::slice::from_raw_parts_mut(into, length) }, skip)
+        // SAFETY: as in `receive`.
+        let into = unsafe { std::slice::from_raw_parts_mut(into, length) };
+        connection.0.peek(into, skip)
     })
 }
 
@@ -436,4 +437,29 @@ extern "C" fn finish(patience_ns: u64) -> i32 {
 
 extern "C" fn forked() {
     PROCESS.store(ptr::null_mut(), Ordering::Release);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_version_that_is_there_has_a_table() {
+        assert!(smc_rdma_entry(abi::VERSION + 1).is_null());
+        // SAFETY: a static table.
+        let table = unsafe { smc_rdma_entry(abi::VERSION).as_ref() }.expect("table");
+        assert_eq!(table.version, abi::VERSION);
+    }
+
+    #[test]
+    fn numbers_that_nobody_has_given_are_refused() {
+        assert_eq!(ready(7), -libc::EBADF);
+        assert_eq!(close(7, 0), -libc::EBADF);
+        assert_eq!(accept_ends(7), -libc::EBADF);
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        assert_eq!(guarded(|| panic!("on purpose")), -(libc::EIO as isize));
+    }
 }

@@ -49,8 +49,14 @@ def slow_server(address, port, seconds, path):
     ready(path)
     time.sleep(float(seconds))
     connection, _ = sock.accept()
-    while chunk := connection.recv(65536):
-        connection.sendall(chunk)
+    total = 0
+    try:
+        while chunk := connection.recv(65536):
+            connection.sendall(chunk)
+            total += len(chunk)
+        print(f"{total} bytes echoed")
+    except OSError as e:
+        print(f"ended after {total} bytes: {errno.errorcode.get(e.errno, e)}")
     connection.close()
 
 

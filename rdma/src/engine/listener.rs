@@ -28,7 +28,6 @@ pub struct Taken {
 /// A listening socket.
 pub struct Listener {
     pub number: u64,
-    pub socket: OwnFd,
     /// Readable while there are connections in the queue.
     pub bell: OwnFd,
     state: Mutex<State>,
@@ -41,14 +40,16 @@ struct State {
     inside: u32,
     /// The program may be accepting where nobody sees it.
     paused: bool,
-    closed: bool,
+    /// `None`: the program has closed its own, and may be about to bind another socket to the address.
+    socket: Option<OwnFd>,
     queue: VecDeque<Taken>,
 }
 
 impl Listener {
     pub fn new(number: u64, fd: i32) -> Result<Arc<Listener>> {
         let (socket, bell) = (OwnFd::duplicate(fd)?, fd::eventfd()?);
-        Ok(Arc::new(Listener { number, socket, bell, state: Mutex::new(State::default()) }))
+        let state = State { socket: Some(socket), ..State::default() };
+        Ok(Arc::new(Listener { number, bell, state: Mutex::new(state) }))
     }
 
     /// The program is about to accept. `None`: from the kernel's queue, and [`Listener::accept_ends`] follows.
@@ -76,15 +77,18 @@ impl Listener {
         self.state.lock().paused = !on;
     }
 
-    /// Closes what was taken, and takes no more.
+    /// Closes the socket, takes no more, and gives back what was taken.
     pub fn close(&self) -> Vec<Taken> {
         let mut state = self.state.lock();
-        state.closed = true;
+        state.socket = None;
         state.queue.drain(..).collect()
     }
 
-    pub fn is_closed(&self) -> bool {
-        self.state.lock().closed
+    /// Does something with the socket, unless it is closed.
+    pub fn with_socket(&self, act: impl FnOnce(i32)) {
+        if let Some(socket) = &self.state.lock().socket {
+            act(socket.raw());
+        }
     }
 
     /// For a comparison later.
@@ -96,11 +100,12 @@ impl Listener {
     /// meanwhile: an accept of the program comes before it or after it.
     pub fn take(&self, accepts: u64, mut begin: impl FnMut(OwnFd) -> Option<Taken>) {
         let mut state = self.state.lock();
-        if state.accepts != accepts || state.inside > 0 || state.paused || state.closed {
+        let Some(fd) = state.socket.as_ref().map(OwnFd::raw) else { return };
+        if state.accepts != accepts || state.inside > 0 || state.paused {
             return;
         }
         while state.queue.len() < MAX_TAKEN && fd::may_open(4) {
-            let Ok(socket) = accept(self.socket.raw()) else { return };
+            let Ok(socket) = accept(fd) else { return };
             if let Some(taken) = begin(socket) {
                 state.queue.push_back(taken);
                 fd::ring(self.bell.raw());

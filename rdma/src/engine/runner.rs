@@ -182,7 +182,6 @@ impl Runner {
                 self.listeners.insert(listener.number, listener);
             }
             Command::Unlisten(listener) => {
-                self.epoll.remove(listener.socket.raw());
                 self.listeners.remove(&listener.number);
                 self.queued.retain(|(_, number, _)| *number != listener.number);
             }
@@ -252,10 +251,11 @@ impl Runner {
 
     /// Asks to hear once of a connection in the queue.
     fn arm(&self, listener: &Listener) {
-        let fd = listener.socket.raw();
-        self.epoll.remove(fd);
         let events = (libc::EPOLLIN | libc::EPOLLONESHOT) as u32;
-        let _ = self.epoll.add(fd, events, key(LISTENER, listener.number));
+        listener.with_socket(|fd| {
+            self.epoll.remove(fd);
+            let _ = self.epoll.add(fd, events, key(LISTENER, listener.number));
+        });
     }
 
     /// A connection may have waited for the program long enough.

@@ -287,10 +287,7 @@ extern "C" fn decide(conn: &'static Conn, fd: c_int, patience: &mut Patience) ->
 
 /// The error of a handshake that broke off.
 extern "C" fn take_error(conn: &'static Conn) -> c_int {
-    match conn.is_moved() {
-        true => 0,
-        false => guard::protect(0, || conn.take_error()),
-    }
+    guard::protect(0, || conn.connect_error())
 }
 
 /// connect(2) has returned `ret`, with `error` as `errno` if that is -1, 0 otherwise; the SYN had the SMC option if that was `asked`.

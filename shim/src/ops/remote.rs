@@ -92,7 +92,7 @@ fn load() -> Result<(), String> {
     let table = unsafe { core::mem::transmute::<*mut c_void, abi::Entry>(symbol)(abi::VERSION).as_ref() };
     let table = table.ok_or_else(|| format!("{} is of another version", path.to_string_lossy()))?;
     let config = config::get();
-    let (eids, device) = (config.eids.as_bytes(), config.rdma_device.as_bytes());
+    let (eids, device) = (config.ueids.join(","), config.rdma_device.as_bytes());
     let host = abi::Host {
         mark_internal,
         log: log_line,

@@ -2,6 +2,7 @@
 
 pub mod file;
 mod load;
+pub mod ueid;
 
 pub use load::{Complaint, Settings};
 
@@ -19,11 +20,6 @@ pub const CALL_WEIGHT: u64 = 2 << 10;
 /// Of one ring. Larger ones leave the cache of most machines.
 pub const DEFAULT_RING: u64 = 256 << 10;
 
-/// The enterprise id of hosts that are not told another one.
-pub const DEFAULT_EID: &str = "SMC-RUN";
-/// As many are proposed at most.
-const MAX_EIDS: usize = 8;
-
 /// See `docs/configuration.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -37,8 +33,9 @@ pub struct Config {
     pub sndbuf: u64,
     /// SMC_REPORT: file that gets a line for each connection when it closes.
     pub report: Option<CString>,
-    /// SMC_EID: the enterprise ids of this host, separated by commas, for SMC-R.
-    pub eids: String,
+    /// SMC_UEID: the enterprise ids of this host for SMC-Rv2, in the order in which they are proposed. One to
+    /// [`ueid::MOST`], each as [`ueid::check`] wants it, without padding.
+    pub ueids: Vec<String>,
     /// SMC_RDMA_DEVICE: the RDMA device that SMC-R is to use; empty: any.
     pub rdma_device: String,
     /// SMC_RDMA_LIBRARY: in place of the libsmc_rdma.so beside this library.
@@ -55,7 +52,7 @@ impl Default for Config {
             rcvbuf: DEFAULT_RING,
             sndbuf: DEFAULT_RING,
             report: None,
-            eids: DEFAULT_EID.to_owned(),
+            ueids: vec![ueid::DEFAULT.to_owned()],
             rdma_device: String::new(),
             rdma_library: None,
             test_switch: 0,
@@ -82,10 +79,10 @@ pub const FILE_SETTINGS: &[&str] = &[
     "SMC_UPGRADE_AFTER",
     "SMC_RCVBUF",
     "SMC_SNDBUF",
+    "SMC_UEID",
     "SMC_DISABLE",
     "SMC_LOG",
     "SMC_REPORT",
-    "SMC_EID",
     "SMC_RDMA_DEVICE",
 ];
 /// In the environment alone: which code runs is not for a file to say.
@@ -116,7 +113,7 @@ impl Config {
                 let path = CString::new(text).map_err(|_| "a NUL byte is no part of a path".to_owned())?;
                 self.report = Some(path).filter(|path| !path.is_empty());
             }
-            "SMC_EID" => self.eids = eids(text)?,
+            "SMC_UEID" => self.ueids = ueid::list(text)?,
             "SMC_RDMA_DEVICE" => match text.contains('/') {
                 false => self.rdma_device = text.to_owned(),
                 true => return Err("is no name of a device".to_owned()),
@@ -139,28 +136,6 @@ fn size(text: &str, default: u64, low: u64, high: u64) -> Result<u64, String> {
     parse_size(text)
         .filter(|n| (low..=high).contains(n))
         .ok_or_else(|| format!("not a size from {low} to {high} bytes (k and m suffixes allowed)"))
-}
-
-/// Names as they are on the wire: up to 32 capital letters, digits, dots and hyphens each, and no dot at an end or beside another.
-fn eids(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Ok(DEFAULT_EID.to_owned());
-    }
-    let names: Vec<String> = text.split(',').map(|name| name.trim().to_ascii_uppercase()).collect();
-    let is_good = |name: &String| {
-        let bytes = name.as_bytes();
-        (1..=32).contains(&bytes.len())
-            && bytes[0].is_ascii_alphanumeric()
-            && bytes.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'))
-            && !name.contains("..")
-            && !name.ends_with('.')
-    };
-    if names.len() > MAX_EIDS || !names.iter().all(is_good) {
-        return Err(format!(
-            "not a list of up to {MAX_EIDS} enterprise ids (32 letters, digits, dots and hyphens at most)"
-        ));
-    }
-    Ok(names.join(","))
 }
 
 fn ring(text: &str) -> Result<u64, String> {

@@ -41,6 +41,7 @@ const OFFERED: u32 = 3;
 const DECIDING: u32 = 4;
 const REMOTE: u32 = 5;
 const FOREIGN: u32 = 6;
+const LOST: u32 = 7;
 
 /// A counter with a cache line to itself: the two directions must not share one.
 #[repr(align(64))]

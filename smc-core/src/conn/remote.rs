@@ -3,7 +3,8 @@
 //! ```text
 //! NATIVE ──connect()──> DECIDING ──┬──> REMOTE    on SMC-R: every call goes to the library
 //! accept() ──> OFFERED ──> ┘       ├──> NATIVE    TCP, by agreement or because the peer does not speak it
-//!                                  └──> FOREIGN   another process has it
+//!                                  ├──> FOREIGN   another process has it
+//!                                  └──> LOST      the handshake broke off
 //! ```
 //!
 //! *Offered*: the connection was accepted with the SMC option, and the peer waits for the handshake. It begins with the first call of a
@@ -20,7 +21,7 @@ use super::io::{Dry, Source};
 use super::rx::RxOp;
 use super::tx::TxOp;
 use super::wait::{May, Patience, Sleep, Step};
-use super::{Conn, ATTACHED, DECIDING, FOREIGN, NATIVE, OFFERED, REMOTE};
+use super::{Conn, ATTACHED, DECIDING, FOREIGN, LOST, NATIVE, OFFERED, REMOTE};
 use crate::link::{Bell, Doorbells};
 use crate::reason::{Detail, Reason, Why};
 use crate::registry::Mode;
@@ -133,10 +134,15 @@ impl Conn {
     #[cold]
     fn cannot(&self, fd: i32, e: Errno) {
         log::error!("fd {fd}: no SMC-R handshake ({e}); connection ended");
+        self.lose(fd, Errno(libc::ECONNABORTED));
+    }
+
+    /// The connection ends: what is in the TCP stream is not the program's.
+    fn lose(&self, fd: i32, e: Errno) {
         self.pin(Why::new(Detail::FarLost));
-        self.save_error(Errno(libc::ECONNABORTED));
+        self.save_error(e);
         let _ = sock::shutdown(fd, libc::SHUT_RDWR);
-        self.phase.store(NATIVE, Ordering::SeqCst);
+        self.phase.store(LOST, Ordering::SeqCst);
     }
 
     /// A call is made that uses the connection: an offered handshake begins. Sees whether it is over; true: it is, or there was none.
@@ -227,9 +233,7 @@ impl Conn {
             }
             _ => {
                 log::info!("fd {fd}: SMC-R handshake failed: errno {}", said.code);
-                self.pin(Why::new(Detail::FarLost));
-                self.save_error(Errno(said.code as i32));
-                let _ = sock::shutdown(fd, libc::SHUT_RDWR);
+                return self.lose(fd, Errno(said.code as i32));
             }
         }
         self.phase.store(NATIVE, Ordering::SeqCst);
@@ -291,6 +295,10 @@ impl Conn {
 
     /// `Ok`: the call is complete.
     fn far_receive(&self, generation: u32, op: &mut RxOp) -> Result<(), Errno> {
+        if self.phase.load(Ordering::SeqCst) == LOST {
+            // As on TCP: the error once, and then the end.
+            return self.take_saved_error().map_or(Ok(()), Err);
+        }
         self.check_far(generation)?;
         let peeks = op.flags & libc::MSG_PEEK != 0;
         loop {
@@ -330,6 +338,7 @@ impl Conn {
             _ if self.generation() != generation => Err(Errno(libc::EBADF)),
             REMOTE => Ok(()),
             FOREIGN => Err(Errno(libc::ECONNABORTED)),
+            LOST => Err(self.take_saved_error().unwrap_or(Errno(libc::EPIPE))),
             _ => Err(Errno(libc::EBADF)),
         }
     }
@@ -385,28 +394,25 @@ impl Conn {
 
     /// `Ok`: the call is complete.
     fn far_send(&self, generation: u32, op: &mut TxOp) -> Result<(), Errno> {
-        const AGAIN: isize = -(libc::EAGAIN as isize);
         self.check_far(generation)?;
         while op.source.remaining() > 0 {
             let n = match &mut op.source {
                 Source::Buffers(buffers) => {
                     let Some((from, length)) = buffers.piece(usize::MAX) else { return Ok(()) };
                     // SAFETY: the program's buffer.
-                    let sent = self.far(AGAIN, |table, number| unsafe { (table.send)(number, from, length) });
-                    let n = result(sent)?;
+                    let n = unsafe { self.send_far(from, length) }?;
                     buffers.take(n);
                     n
                 }
                 source => {
-                    // With the sending lock, room does not shrink: all that is read will go.
-                    let room = result(self.far(AGAIN, |table, number| (table.room)(number)))?;
                     let mut piece = [0u8; PIECE];
+                    // With nothing: whether anything can be sent at all.
+                    // SAFETY: no bytes.
+                    unsafe { self.send_far(piece.as_ptr(), 0) }?;
+                    // With the sending lock, room does not shrink: all that is read will go.
+                    let again = -(libc::EAGAIN as isize);
+                    let room = result(self.far(again, |table, number| (table.room)(number)))?;
                     let length = room.min(PIECE).min(source.remaining());
-                    // No room, or nobody to send it to: that is asked with nothing.
-                    let asked =
-                        // SAFETY: no bytes.
-                        self.far(AGAIN, |table, number| unsafe { (table.send)(number, piece.as_ptr(), 0) });
-                    result(asked)?;
                     if length == 0 {
                         return Err(Errno(libc::EAGAIN));
                     }
@@ -418,11 +424,7 @@ impl Conn {
                         Err(Dry::Error(e)) => return Err(e),
                     };
                     // SAFETY: as many bytes were put there.
-                    result(
-                        self.far(AGAIN, |table, number| unsafe {
-                            (table.send)(number, piece.as_ptr(), filled)
-                        }),
-                    )?
+                    unsafe { self.send_far(piece.as_ptr(), filled) }?
                 }
             };
             op.done += n;
@@ -431,13 +433,21 @@ impl Conn {
         Ok(())
     }
 
+    /// # Safety
+    /// `from` must point at `length` bytes.
+    unsafe fn send_far(&self, from: *const u8, length: usize) -> Result<usize, Errno> {
+        let again = -(libc::EAGAIN as isize);
+        // SAFETY: promised by the caller.
+        result(self.far(again, |table, number| unsafe { (table.send)(number, from, length) }))
+    }
+
     // --- readiness ---
 
     /// poll's answer.
     pub(super) fn far_ready(&self, wanted: i16) -> i16 {
         let ready = match self.phase.load(Ordering::SeqCst) {
             REMOTE => self.far(0, |table, number| (table.ready)(number)),
-            FOREIGN => i32::from(IN | OUT | ALWAYS),
+            FOREIGN | LOST => i32::from(IN | OUT | libc::POLLRDHUP | ALWAYS),
             _ => return 0,
         };
         let mut ready = ready.max(0) as i16;
@@ -475,6 +485,15 @@ impl Conn {
         match self.phase.load(Ordering::SeqCst) {
             REMOTE => self.far(0, |table, number| (table.error)(number)).max(0),
             FOREIGN => libc::ECONNABORTED,
+            LOST => self.take_error(),
+            _ => 0,
+        }
+    }
+
+    /// The error of a connect whose handshake broke off, 0 for none.
+    pub fn connect_error(&self) -> i32 {
+        match self.phase.load(Ordering::SeqCst) {
+            LOST => self.take_error(),
             _ => 0,
         }
     }
