@@ -125,6 +125,11 @@ extern "C" fn stays_on_tcp(fd: c_int, detail: Detail) {
 /// An N option of a connection.
 unsafe extern "C" fn set_on_connection(conn: &'static Conn, row: &'static Row, call: Call) -> c_int {
     let Some(detail) = row.detail else { return unsafe { call.pass() } };
+    if conn.is_far() && !may_still_decline(conn, call.fd) {
+        // The option would act on a TCP connection that carries nothing: encrypt what is not sent there, for one.
+        let harmless = matches!(row.before, Before::StaysTcp(when) if !unsafe { applies(when, &call, true) });
+        return if harmless { unsafe { call.pass() } } else { fail(libc::EOPNOTSUPP) };
+    }
     let generation = conn.generation();
     // It must not move while TCP takes the option.
     conn.hold();
@@ -134,6 +139,11 @@ unsafe extern "C" fn set_on_connection(conn: &'static Conn, row: &'static Row, c
     };
     conn.release(generation);
     ret
+}
+
+/// Whether a connection that was accepted with the SMC option can still be kept on TCP, or is there after all.
+extern "C" fn may_still_decline(conn: &'static Conn, fd: c_int) -> bool {
+    guard::protect(false, || conn.is_offered() || (conn.settle(fd) && !conn.is_far()))
 }
 
 unsafe extern "C" fn set_on_native(

@@ -104,15 +104,8 @@ fn load() -> Result<(), String> {
         device_length: device.len(),
     };
     remote::install(table, &host).map_err(|e| format!("{} does not start ({e})", path.to_string_lossy()))?;
-    // After the program's own handlers and before the end of libibverbs, which was loaded just now.
-    // SAFETY: a function of this library, which is never unloaded.
-    unsafe { libc::atexit(at_exit) };
     log::debug!("{} is loaded", path.to_string_lossy());
     Ok(())
-}
-
-extern "C" fn at_exit() {
-    guard::protect((), remote::finish);
 }
 
 fn beside_this() -> Option<CString> {

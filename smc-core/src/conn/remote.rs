@@ -64,6 +64,11 @@ impl Conn {
         matches!(self.phase.load(Ordering::SeqCst), OFFERED | DECIDING)
     }
 
+    /// Its handshake has not begun.
+    pub fn is_offered(&self) -> bool {
+        self.phase.load(Ordering::SeqCst) == OFFERED
+    }
+
     fn number(&self) -> u64 {
         self.far.load(Ordering::Relaxed)
     }
