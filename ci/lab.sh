@@ -17,8 +17,8 @@ smcr-both    yes  two  200  smc-r.sh ours ours first stream abort client-killed 
 smcr-client-all no two 400  smc-r.sh kernel ours
 smcr-server-all no two 400  smc-r.sh ours kernel
 smcr-both-all   no two 400  smc-r.sh ours ours
-smcr-programs        yes two 300 smc-r-programs.sh ours ours first slow self redis nginx rude-server-silent rude-client-garbage
-smcr-programs-kernel yes two 200 smc-r-programs.sh kernel ours first many
+smcr-programs        yes two 300 smc-r-programs.sh ours ours first slow self fork redis nginx rude-server-silent rude-client-garbage
+smcr-programs-kernel yes two 200 smc-r-programs.sh kernel ours first many nonblocking
 smcr-kernel-programs yes two 200 smc-r-programs.sh ours kernel first slow
 smcr-programs-all    no  two 500 smc-r-programs.sh ours ours
 behaviour    no   one  900  behaviour.sh sending

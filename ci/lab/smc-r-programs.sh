@@ -112,7 +112,39 @@ if wanted slow; then
         fi
     fi
 fi
+# A Python client whose connect does not wait, with poll.
+if [[ $client == ours ]] && wanted nonblocking; then
+    if [[ $LAB_ROLE == a ]]; then
+        end "$server"
+        timeout 100 "${program[@]}" "$LAB_BIN/echo-peer" server "$family" "$at" 1 "$LAB_SHARED/signal.nonblocking.a" || fail "nonblocking, server"
+    else
+        await nonblocking
+        end ours
+        timeout 100 "${program[@]}" python3 "$peers" client 10.9.0.1 7000 >"$LAB_SHARED/said" || fail "nonblocking"
+        cat "$LAB_SHARED/said"
+        [[ $(<"$LAB_SHARED/said") == *"100000 bytes came back" ]] || fail "nonblocking"
+        said nonblocking CLNT 1
+    fi
+fi
 [[ $server == ours && $client == ours ]] || exit 0
+
+if wanted fork; then
+    end ours
+    if [[ $LAB_ROLE == a ]]; then
+        timeout 100 "${program[@]}" python3 "$peers" fork-server 10.9.0.1 7000 "$LAB_SHARED/signal.fork.a" || fail "fork, server"
+        cat "$report"
+        # In the child, and in the parent.
+        (($(grep '"role":"SERV"' "$report" | grep -o '"pid":[0-9]*' | sort -u | wc -l) >= 2)) || fail "fork: not in two processes"
+    else
+        await fork
+        for count in 1 2; do
+            timeout 100 "${program[@]}" python3 "$peers" client 10.9.0.1 7000 >"$LAB_SHARED/said" || fail "fork, client $count"
+            cat "$LAB_SHARED/said"
+            [[ $(<"$LAB_SHARED/said") == *"100000 bytes came back" ]] || fail "fork, client $count"
+        done
+        said fork CLNT 2
+    fi
+fi
 
 if wanted self && [[ $LAB_ROLE == a ]]; then
     end ours

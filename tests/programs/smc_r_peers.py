@@ -1,6 +1,7 @@
 """Peers that a program on SMC-R may meet, and programs that take their time. For ci/lab/smc-r-programs.sh.
 
 smc_r_peers.py slow-server ADDRESS PORT SECONDS READY    accepts one connection so late, and echoes
+smc_r_peers.py fork-server ADDRESS PORT READY            two connections: one for a child to use, one to use on both sides of a fork
 smc_r_peers.py client ADDRESS PORT                       connects without waiting, exchanges a few bytes, prints what happened
 smc_r_peers.py self ADDRESS PORT                         connects to itself, in one thread
 smc_r_peers.py rude-server ADDRESS PORT HOW READY        promises SMC, and then HOW: silent, garbage, or partial (each for one connection)
@@ -8,6 +9,7 @@ smc_r_peers.py rude-client ADDRESS PORT HOW              the same, of a client
 """
 
 import errno
+import os
 import select
 import socket
 import sys
@@ -58,6 +60,38 @@ def slow_server(address, port, seconds, path):
     except OSError as e:
         print(f"ended after {total} bytes: {errno.errorcode.get(e.errno, e)}")
     connection.close()
+
+
+def echo(connection, data=b""):
+    connection.sendall(data)
+    while chunk := connection.recv(65536):
+        connection.sendall(chunk)
+    connection.close()
+
+
+def fork_server(address, port, path):
+    sock = listener(address, port)
+    ready(path)
+    connection, _ = sock.accept()
+    child = os.fork()
+    if child == 0:
+        sock.close()
+        echo(connection)
+        os._exit(0)
+    connection.close()
+    assert os.waitpid(child, 0)[1] == 0, "the child failed"
+    connection, _ = sock.accept()
+    data = connection.recv(65536)
+    child = os.fork()
+    if child == 0:
+        try:
+            connection.recv(1)
+        except OSError as e:
+            os._exit(0 if e.errno == errno.ECONNABORTED else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0, "the child could use its parent's connection"
+    echo(connection, data)
+    print("both children did what they should")
 
 
 def client(address, port):
@@ -132,6 +166,7 @@ def rude_client(address, port, how):
 
 COMMANDS = {
     "slow-server": slow_server,
+    "fork-server": fork_server,
     "client": client,
     "self": connect_to_itself,
     "rude-server": rude_server,

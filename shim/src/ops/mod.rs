@@ -14,7 +14,6 @@ pub mod life;
 pub mod open;
 pub mod options;
 pub mod relay;
-pub mod remote;
 pub mod signals;
 pub mod stdio;
 pub mod stream;

@@ -22,7 +22,7 @@ pub unsafe extern "C" fn socket_created(fd: c_int) {
 pub unsafe extern "C" fn about_to_listen(fd: c_int, entry: Entry) {
     // One that has a reason to stay on TCP need not promise anything.
     if let Entry::Tcp(None) = entry {
-        super::remote::ask(fd, None);
+        crate::remote::ask(fd, None);
     }
 }
 
@@ -233,11 +233,11 @@ pub unsafe extern "C" fn connecting(fd: c_int, entry: Entry, addr: *const sockad
         }
         // A reason that was found before is told by a handshake that declines; one that is known now needs none.
         Entry::Tcp(None) => {
-            return unsafe { address(addr, len) }.is_some_and(|peer| super::remote::ask(fd, Some(peer)))
+            return unsafe { address(addr, len) }.is_some_and(|peer| crate::remote::ask(fd, Some(peer)))
         }
         // In an epoll instance already, before it is connected.
         Entry::Conn(conn) if !conn.is_pinned() && !conn.is_moved() => {
-            return unsafe { address(addr, len) }.is_some_and(|peer| super::remote::ask(fd, Some(peer)))
+            return unsafe { address(addr, len) }.is_some_and(|peer| crate::remote::ask(fd, Some(peer)))
         }
         _ => {}
     }

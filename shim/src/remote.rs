@@ -22,7 +22,8 @@ const UNUSABLE: u32 = 3;
 static STATE: AtomicU32 = AtomicU32::new(UNTRIED);
 
 /// Asks for the SMC option on `fd`, which is about to be connected to `peer`, or to listen. False: it will not be sent.
-pub(super) extern "C" fn ask(fd: c_int, peer: Option<SocketAddr>) -> bool {
+#[allow(improper_ctypes_definitions)] // "C" says that nothing unwinds out of here.
+pub extern "C" fn ask(fd: c_int, peer: Option<SocketAddr>) -> bool {
     guard::protect(false, || {
         if conn::stopped().is_some() {
             return false;
