@@ -1,5 +1,6 @@
 #!/bin/bash
-# Installs a finished build: smc_run, smcss, smcctl, smcr, libsmc_preload.so and the documents, under PREFIX (/usr/local). Builds nothing.
+# Installs a finished build: smc_run, smcss, smcctl, smcr, libsmc_preload.so, libsmc_rdma.so (if that was built) and the documents, under
+# PREFIX (/usr/local). Builds nothing.
 # Usage: [PREFIX=DIR] [LIBDIR=DIR] [DESTDIR=DIR] ci/install.sh [uninstall]
 # DESTDIR stands in front of every path, for making packages. smc_run finds the library in PREFIX/lib, lib64, lib/smc
 # and lib/MACHINE-linux-gnu.
@@ -22,7 +23,7 @@ done
 case ${1-} in
 '') ;;
 uninstall)
-    rm -f "$destdir$prefix/bin/"{smc_run,smcss,smcctl,smcr} "$destdir$libdir/libsmc_preload.so"
+    rm -f "$destdir$prefix/bin/"{smc_run,smcss,smcctl,smcr} "$destdir$libdir/"libsmc_{preload,rdma}.so
     rm -rf "$destdir$doc"
     exit
     ;;
@@ -43,7 +44,11 @@ install -d "$destdir$prefix/bin" "$destdir$libdir" "$destdir$doc"
 install -m 755 smc_run.sh "$destdir$prefix/bin/smc_run"
 install -m 755 "$release/smcss" "$release/smcctl" "$release/smcr" "$destdir$prefix/bin"
 # A rename: programs that have the old library mapped keep it whole.
-install -m 644 "$release/libsmc_preload.so" "$destdir$libdir/libsmc_preload.so.new"
-mv "$destdir$libdir/libsmc_preload.so.new" "$destdir$libdir/libsmc_preload.so"
+for library in libsmc_preload.so libsmc_rdma.so; do
+    # The second is for hosts with RDMA, and is not built by default.
+    [[ -f $release/$library ]] || continue
+    install -m 644 "$release/$library" "$destdir$libdir/$library.new"
+    mv "$destdir$libdir/$library.new" "$destdir$libdir/$library"
+done
 install -m 644 README.md docs/configuration.md examples/config/smc.conf LICENSE-MIT LICENSE-APACHE "$destdir$doc"
 echo "install: smc_run, smcss, smcctl and smcr in $destdir$prefix/bin, libsmc_preload.so in $destdir$libdir"

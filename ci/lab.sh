@@ -17,6 +17,10 @@ smcr-both    yes  two  200  smc-r.sh ours ours first stream abort client-killed 
 smcr-client-all no two 400  smc-r.sh kernel ours
 smcr-server-all no two 400  smc-r.sh ours kernel
 smcr-both-all   no two 400  smc-r.sh ours ours
+smcr-programs        yes two 300 smc-r-programs.sh ours ours first slow self fork redis nginx rude-server-silent rude-client-garbage
+smcr-programs-kernel yes two 200 smc-r-programs.sh kernel ours first many nonblocking
+smcr-kernel-programs yes two 200 smc-r-programs.sh ours kernel first slow
+smcr-programs-all    no  two 500 smc-r-programs.sh ours ours
 behaviour    no   one  900  behaviour.sh sending
 "
 
@@ -50,7 +54,7 @@ while read -r name usual machines limit script arguments; do
     else
         failed=$((failed + 1)) result=FAILED
     fi
-    printf 'lab: %-14s %4ss  %s\n' "$name" $((SECONDS - started)) "$result"
+    printf 'lab: %-20s %4ss  %s\n' "$name" $((SECONDS - started)) "$result"
     [[ $result == ok ]] || cat "$target/lab-$name.log"
 done <<<"$TESTS"
 

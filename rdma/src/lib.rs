@@ -18,9 +18,10 @@
 mod buffers;
 pub mod conn;
 mod engine;
+pub mod interface;
 mod link;
 pub mod port;
 mod sys;
 pub mod verbs;
 
-pub use engine::{Config, Connection, Engine, Outcome, Pending};
+pub use engine::{Config, Connection, Engine, Outcome, Pending, Side, When};

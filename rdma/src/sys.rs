@@ -67,11 +67,19 @@ pub fn send(fd: i32, bytes: &[u8]) -> Result<usize> {
     unsafe { sys!(SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, 0, 0) }
 }
 
-/// Blocks all signals in the calling thread: handlers are to run in the program's threads.
-pub fn block_signals() {
-    let all = [u64::MAX; 1];
+/// Blocks all signals in the calling thread: handlers are to run in the program's threads. Returns the mask before.
+pub fn block_signals() -> u64 {
+    let (all, mut before) = (u64::MAX, 0u64);
     // SAFETY: eight bytes are the size of the kernel's signal set.
-    let _ = unsafe { sys!(SYS_rt_sigprocmask, libc::SIG_BLOCK, all.as_ptr(), 0, 8) };
+    let _ =
+        unsafe { sys!(SYS_rt_sigprocmask, libc::SIG_BLOCK, &all as *const u64, &mut before as *mut u64, 8) };
+    before
+}
+
+/// Undoes [`block_signals`].
+pub fn restore_signals(mask: u64) {
+    // SAFETY: as above.
+    let _ = unsafe { sys!(SYS_rt_sigprocmask, libc::SIG_SETMASK, &mask as *const u64, 0, 8) };
 }
 
 /// A network interface's IPv4 address.

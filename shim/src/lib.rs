@@ -24,4 +24,5 @@ pub mod life;
 pub mod logging;
 pub mod ops;
 pub mod real;
+pub mod remote;
 pub mod symbols;

@@ -17,6 +17,7 @@ pub mod policy;
 pub mod process;
 pub mod reason;
 pub mod registry;
+pub mod remote;
 pub mod report;
 pub mod ring;
 pub mod shared;

@@ -13,7 +13,7 @@ use crate::conn::Conn;
 use crate::lock::{Held, Lock};
 use crate::reason::{Detail, Why};
 use crate::registry::REGISTRY;
-use crate::{conn, epoll, link, listener, lock, report, shared, sys};
+use crate::{conn, epoll, link, listener, lock, remote, report, shared, sys};
 
 static PID: AtomicU32 = AtomicU32::new(0);
 
@@ -61,6 +61,7 @@ pub fn prepare() {
 pub fn parent() {
     epoll::all_sets().for_each(|s| s.raw_lock().release());
     locks().into_iter().for_each(Lock::release);
+    listener::after_fork_in_parent();
 }
 
 /// After [`parent`], when no child was made.
@@ -78,6 +79,7 @@ pub fn child() {
     REGISTRY.after_fork();
     link::after_fork_in_child();
     shared::after_fork_in_child();
+    remote::after_fork_in_child();
     conn::all().for_each(|c| c.forked());
     listener::after_fork_in_child();
 }
@@ -127,4 +129,5 @@ pub fn exiting() {
     conn::all().filter(|c| c.is_attached()).for_each(|c| c.pay_debt(c.listed_fd()));
     conn::all().for_each(|c| report::connection_closes(c, c.entry().fd()));
     REGISTRY.close();
+    remote::finish();
 }

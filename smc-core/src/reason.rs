@@ -255,7 +255,7 @@ details! {
         "start both programs with smc_run, in one network namespace";
     PeerRemote = 41, PeerNoSmc,
         "the peer is on another host, or in another network namespace",
-        "nothing: SMC between hosts is not there yet";
+        "for another host: an RDMA device, libsmc_rdma.so and smcctl tcp-option on both hosts (docs/smc-r.md)";
     // Limits.
     Memory = 60, Mem,
         "out of memory for the shared buffers",
@@ -307,6 +307,9 @@ details! {
     RendezvousGarbled = 112, SyncErr,
         "the peer broke the rules of the rendezvous",
         "report it, unless the peer is hostile";
+    FarLost = 114, SyncErr,
+        "the SMC-R handshake broke off, and with it the connection",
+        "look at the log of both ends (SMC_LOG; dmesg, where the peer is a kernel)";
     RingGarbled = 113, SyncErr,
         "the peer wrote impossible values into shared memory",
         "report it, unless the peer is hostile";

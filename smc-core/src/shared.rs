@@ -97,6 +97,8 @@ pub struct EndState {
     forking: AtomicU32,
     /// The connection stays on TCP for good, in every process (packed Why; 0: it may move).
     pub pinned: AtomicU64,
+    /// The process whose engine has, or had, the SMC-R handshake; 0: none yet.
+    pub claim: AtomicU32,
     pub tx: TxState,
     pub rx: RxState,
 }
@@ -147,6 +149,7 @@ impl EndState {
         for word in [&self.tx.buffer, &self.tx.placed, &self.tx.buffer_used] {
             word.store(0, Ordering::Relaxed);
         }
+        self.claim.store(0, Ordering::Relaxed);
         for word in [&self.tx.full_since, &self.tx.full_head, &self.tx.tick, &self.tx.debt] {
             word.store(0, Ordering::Relaxed);
         }

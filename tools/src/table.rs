@@ -165,6 +165,8 @@ mod tests {
             reason: "0x00000000".to_owned(),
             peer_reason: "0x00000000".to_owned(),
             reason_text: "uses SMC".to_owned(),
+            role: "",
+            device: String::new(),
             since: 0,
             tcp_rx_bytes: 1,
             tcp_tx_bytes: 2,

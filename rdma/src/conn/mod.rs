@@ -26,6 +26,20 @@ pub use stream::Counters;
 /// CDC messages that may come between ACCEPT and CONFIRM. They are kept; a peer that sends more is not in its right mind.
 const MAX_EARLY: usize = 256;
 
+/// What the program's threads sleep on, from the beginning of the handshake on.
+pub struct Bells {
+    /// Rung when there is something to read, and when the handshake is over.
+    pub data: OwnFd,
+    /// Rung when there is room to write, and when the handshake is over.
+    pub room: OwnFd,
+}
+
+impl Bells {
+    pub fn new() -> Result<Arc<Bells>> {
+        Ok(Arc::new(Bells { data: fd::eventfd()?, room: fd::eventfd()? }))
+    }
+}
+
 /// A connection. See the [module](self).
 pub struct Conn {
     /// In this process.
@@ -34,10 +48,7 @@ pub struct Conn {
     pid: u32,
     link: Arc<Link>,
     inbox: Arc<Inbox>,
-    /// Rung when there is something to read.
-    data: OwnFd,
-    /// Rung when there is room to write.
-    room: OwnFd,
+    bells: Arc<Bells>,
     state: Mutex<State>,
 }
 
@@ -70,14 +81,19 @@ pub struct Info {
 
 impl Conn {
     /// A connection whose handshake is under way.
-    pub fn new(id: u64, link: &Arc<Link>, inbox: &Arc<Inbox>, buffers: Buffers) -> Result<Arc<Conn>> {
-        Ok(Arc::new(Conn {
+    pub fn new(
+        id: u64,
+        link: &Arc<Link>,
+        inbox: &Arc<Inbox>,
+        buffers: Buffers,
+        bells: &Arc<Bells>,
+    ) -> Arc<Conn> {
+        Arc::new(Conn {
             id,
             pid: sys::getpid(),
             link: Arc::clone(link),
             inbox: Arc::clone(inbox),
-            data: fd::eventfd()?,
-            room: fd::eventfd()?,
+            bells: Arc::clone(bells),
             state: Mutex::new(State {
                 token: 0,
                 buffers: Some(buffers),
@@ -86,7 +102,7 @@ impl Conn {
                 queued: false,
                 closed: false,
             }),
-        }))
+        })
     }
 
     /// The link it is on.
@@ -151,8 +167,8 @@ impl Conn {
             return None;
         }
         stream.data_wanted = true;
-        fd::drain(self.data.raw());
-        Some(self.data.raw())
+        fd::drain(self.bells.data.raw());
+        Some(self.bells.data.raw())
     }
 
     /// The doorbell to sleep on until there is room for bytes, or sending fails. `None`: it is so already.
@@ -163,8 +179,54 @@ impl Conn {
             return None;
         }
         stream.room_wanted = true;
-        fd::drain(self.room.raw());
-        Some(self.room.raw())
+        fd::drain(self.bells.room.raw());
+        Some(self.bells.room.raw())
+    }
+
+    /// Copies what is there behind the next `skip` bytes and leaves it there. EAGAIN: nothing is.
+    pub fn peek(self: &Arc<Self>, into: &mut [u8], skip: usize) -> Result<usize> {
+        self.with(Errno(libc::ENOTCONN), |stream, at| stream.peek(at, into, skip))
+    }
+
+    /// Takes up to `length` bytes away unseen; else as [`Conn::receive`].
+    pub fn discard(self: &Arc<Self>, length: usize) -> Result<usize> {
+        self.with(Errno(libc::ENOTCONN), |stream, at| stream.discard(at, length))
+    }
+
+    /// Bytes that the next send would take.
+    pub fn room(&self) -> usize {
+        self.state.lock().stream.as_ref().map_or(0, Stream::room)
+    }
+
+    /// What poll(2) would say, of all that it can say.
+    pub fn ready(&self) -> i16 {
+        self.state.lock().stream.as_ref().map_or(0, Stream::ready)
+    }
+
+    /// Asks for the doorbells for those of `events` (POLLIN, POLLOUT) that are not ready; returns those that are.
+    pub fn want(&self, events: i16) -> i16 {
+        let mut state = self.state.lock();
+        let Some(stream) = state.stream.as_mut() else { return 0 };
+        let ready = stream.ready();
+        if events & !ready & libc::POLLIN != 0 {
+            stream.data_wanted = true;
+            fd::drain(self.bells.data.raw());
+        }
+        if events & !ready & libc::POLLOUT != 0 {
+            stream.room_wanted = true;
+            fd::drain(self.bells.room.raw());
+        }
+        events & ready
+    }
+
+    /// The error with which the connection has ended, if it has.
+    pub fn error(&self) -> Option<Errno> {
+        self.state.lock().stream.as_ref().and_then(Stream::error)
+    }
+
+    /// Bytes to be read, bytes that have not reached the peer, and a count that grows with each byte that comes and with each end.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        self.state.lock().stream.as_ref().map_or((0, 0, 0), Stream::counts)
     }
 
     /// For tools and tests. `None`: before the end of the handshake.
@@ -281,11 +343,11 @@ impl Conn {
         let result = act(stream, &mut Place { conn: self, buffers, queued });
         if stream.data_wanted && stream.is_readable() {
             stream.data_wanted = false;
-            fd::ring(self.data.raw());
+            fd::ring(self.bells.data.raw());
         }
         if stream.room_wanted && stream.has_much_room() {
             stream.room_wanted = false;
-            fd::ring(self.room.raw());
+            fd::ring(self.bells.room.raw());
         }
         result
     }

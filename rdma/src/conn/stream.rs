@@ -125,6 +125,35 @@ impl Stream {
         Ok(0)
     }
 
+    pub fn peek(&mut self, at: &mut Place<'_>, into: &mut [u8], skip: usize) -> Result<usize> {
+        let more = self.wire.close_state().may_receive().map_err(errno)?;
+        let (mut skip, mut copied) = (skip, 0);
+        for Span { offset, length } in self.wire.readable((into.len() + skip) as u64).0 {
+            let skipped = skip.min(length as usize);
+            skip -= skipped;
+            let length = length as usize - skipped;
+            at.buffers.rmb.read(offset as usize + skipped, &mut into[copied..copied + length]);
+            copied += length;
+        }
+        if copied == 0 && more && !into.is_empty() {
+            return Err(Errno(libc::EAGAIN));
+        }
+        Ok(copied)
+    }
+
+    pub fn discard(&mut self, at: &mut Place<'_>, length: usize) -> Result<usize> {
+        let more = self.wire.close_state().may_receive().map_err(errno)?;
+        let there = self.wire.readable(length as u64).length();
+        if there == 0 && more && length > 0 {
+            return Err(Errno(libc::EAGAIN));
+        }
+        self.wire.consume(there);
+        if self.wire.update_is_due() {
+            self.pump(at);
+        }
+        Ok(there as usize)
+    }
+
     pub fn send(&mut self, at: &mut Place<'_>, bytes: &[u8]) -> Result<usize> {
         self.may_send()?;
         let room = self.capacity - (self.written - self.completed);
@@ -176,6 +205,40 @@ impl Stream {
     /// Enough to wake somebody for it.
     pub fn has_much_room(&self) -> bool {
         self.may_send().is_err() || self.written - self.completed <= self.capacity / 2
+    }
+
+    pub fn room(&self) -> usize {
+        (self.capacity - (self.written - self.completed)) as usize
+    }
+
+    /// See [`super::Conn::ready`].
+    pub fn ready(&self) -> i16 {
+        let lost = self.error().is_some();
+        let ended = self.peer_has_ended();
+        let mut ready = 0;
+        for (events, is_so) in [
+            (libc::POLLIN | libc::POLLRDNORM, self.is_readable()),
+            (libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND, self.has_much_room()),
+            (libc::POLLRDHUP, ended),
+            (libc::POLLERR, lost),
+            (libc::POLLHUP, lost || ended && self.end != End::None),
+        ] {
+            if is_so {
+                ready |= events;
+            }
+        }
+        ready
+    }
+
+    /// See [`super::Conn::error`].
+    pub fn error(&self) -> Option<Errno> {
+        self.wire.close_state().may_receive().err().map(errno)
+    }
+
+    /// See [`super::Conn::counts`].
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let ends = u64::from(self.peer_has_ended()) + u64::from(self.error().is_some());
+        (u64::from(self.wire.unread()), self.written - self.completed, self.counters.received + ends)
     }
 
     pub fn close_state(&self) -> State {

@@ -1,10 +1,11 @@
 //! A handshake under way: the bytes of its TCP connection, and what has been made for it.
 
 use crate::conn::Conn;
-use crate::engine::pending::{Pending, Side};
+use crate::engine::pending::{Pending, Side, Start};
 use crate::link::Link;
 use crate::port::Port;
 use crate::sys;
+use smc_core::sys::fd::OwnFd;
 use smc_core::sys::Errno;
 use smc_wire::clc::{Clc, Framer};
 use smc_wire::handshake::{Action, Client, Contact, Local, Prepared, Server, Wish};
@@ -27,9 +28,11 @@ pub struct Made {
 
 /// A handshake.
 pub struct Handshake {
-    pub fd: i32,
+    pub socket: OwnFd,
     pub side: Side,
     pub pending: Arc<Pending>,
+    /// It is to end on TCP, with this code.
+    pub decline: Option<Diagnosis>,
     pub port: Option<Arc<Port>>,
     pub machine: Machine,
     framer: Framer,
@@ -41,16 +44,12 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    pub fn new(
-        fd: i32,
-        side: Side,
-        pending: Arc<Pending>,
-        port: Option<Arc<Port>>,
-        machine: Machine,
-    ) -> Handshake {
+    pub fn new(start: Start, port: Option<Arc<Port>>, machine: Machine) -> Handshake {
+        let Start { socket, side, decline, pending, .. } = start;
         Handshake {
-            fd,
+            socket,
             side,
+            decline,
             pending,
             port,
             machine,
@@ -144,7 +143,7 @@ impl Handshake {
         loop {
             let mut buffer = [0; 1024];
             let wanted = self.framer.wanted().min(buffer.len());
-            let read = match sys::receive(self.fd, &mut buffer[..wanted]) {
+            let read = match sys::receive(self.socket.raw(), &mut buffer[..wanted]) {
                 Ok(0) => return self.closed(),
                 Ok(read) => read,
                 Err(Errno(libc::EAGAIN | libc::EINTR)) => return,
@@ -154,7 +153,7 @@ impl Handshake {
                 Ok(None) => {}
                 Ok(Some(message)) => return self.received(message),
                 Err(why) => {
-                    log::info!("descriptor {}: {why}", self.fd);
+                    log::info!("descriptor {}: {why}", self.socket.raw());
                     return match &mut self.machine {
                         Machine::Client(client) => client.malformed(why),
                         Machine::Server(server) => server.malformed(why),
@@ -166,7 +165,7 @@ impl Handshake {
 
     /// Sends a message. One that does not fit into the socket's buffer, in which there is nothing else, ends the handshake.
     pub fn send(&mut self, bytes: &[u8]) {
-        if sys::send(self.fd, bytes) != Ok(bytes.len()) {
+        if sys::send(self.socket.raw(), bytes) != Ok(bytes.len()) {
             self.closed();
         }
     }

@@ -1,15 +1,24 @@
 //! What the program's threads have to tell the engine's.
 
-use crate::engine::pending::Start;
+use crate::engine::listener::Listener;
+use crate::engine::pending::{Pending, Start};
 use parking_lot::Mutex;
 use smc_core::sys::fd::{self, OwnFd};
 use smc_core::sys::Result;
 use smc_wire::Time;
+use std::sync::Arc;
 
 /// Something for the engine's thread to do.
 pub enum Command {
-    /// A handshake begins.
+    /// A handshake is to begin, now or later.
     Start(Box<Start>),
+    /// One that was to begin later is to begin now.
+    Begin(Arc<Pending>),
+    /// One that was to begin later may not be wanted any more.
+    Cancelled,
+    /// A listening socket is to be watched, or not any more.
+    Listen(Arc<Listener>),
+    Unlisten(Arc<Listener>),
     /// The program has closed this connection.
     Closed(u64),
     /// A work request on this link was refused.

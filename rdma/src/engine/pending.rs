@@ -1,10 +1,12 @@
 //! A handshake, as the program sees it.
 
-use crate::conn::{Conn, Info};
+use crate::conn::{Bells, Conn, Info};
 use parking_lot::Mutex;
 use smc_core::sys::fd::{self, OwnFd};
 use smc_core::sys::Result;
 use smc_wire::handshake::{Failure, Fallback};
+use smc_wire::{Diagnosis, Time};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
 /// Which side of the TCP connection this is.
@@ -14,10 +16,23 @@ pub enum Side {
     Server,
 }
 
-/// A handshake for the engine to begin.
+/// When a handshake is to begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    Now,
+    /// When the TCP connection is established, if the peer is capable of SMC.
+    Connected,
+    /// When [`Engine::begin`](super::Engine::begin) says so, or at this time if no other process has begun it.
+    Later(Time),
+}
+
+/// A handshake for the engine to run.
 pub struct Start {
-    pub fd: i32,
+    pub socket: OwnFd,
     pub side: Side,
+    pub when: When,
+    /// It is to end on TCP, with this code.
+    pub decline: Option<Diagnosis>,
     pub pending: Arc<Pending>,
 }
 
@@ -27,34 +42,87 @@ pub enum Outcome {
     Smc(Connection),
     /// It is TCP: nothing of the program's bytes has been read, and the next byte of the stream is theirs.
     Tcp(Fallback),
+    /// It is TCP, and there was no handshake: the peer is not capable of SMC, or could not be reached.
+    Plain,
+    /// Another process has taken the handshake over.
+    Elsewhere,
     /// The connection is lost.
     Failed(Failure),
 }
 
+/// Who runs the handshake of a connection that several processes hold: 0 nobody yet, else a process id. In memory that those processes
+/// share and that is never unmapped.
+pub type Claim = &'static AtomicU32;
+
+/// Takes a handshake for this process. False: another one has it.
+pub fn claim(claim: Claim) -> bool {
+    let me = smc_core::sys::getpid();
+    let taken = claim.compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire);
+    taken.is_ok() || taken == Err(me)
+}
+
 /// A handshake that is under way.
 pub struct Pending {
-    bell: OwnFd,
-    outcome: Mutex<Option<Outcome>>,
+    pub(crate) bells: Arc<Bells>,
+    state: Mutex<State>,
+}
+
+struct State {
+    outcome: Option<Outcome>,
+    /// The program has closed the connection, and takes no outcome.
+    abandoned: bool,
+    /// It is not to be begun any more.
+    cancelled: bool,
+    claim: Option<Claim>,
 }
 
 impl Pending {
-    pub(crate) fn new() -> Result<Arc<Pending>> {
-        Ok(Arc::new(Pending { bell: fd::eventfd()?, outcome: Mutex::new(None) }))
+    pub(crate) fn new(claim: Option<Claim>) -> Result<Arc<Pending>> {
+        let state = State { outcome: None, abandoned: false, cancelled: false, claim };
+        Ok(Arc::new(Pending { bells: Bells::new()?, state: Mutex::new(state) }))
     }
 
     pub(crate) fn finish(&self, outcome: Outcome) {
-        *self.outcome.lock() = Some(outcome);
-        fd::ring(self.bell.raw());
+        let mut state = self.state.lock();
+        let unwanted = if state.abandoned { Some(outcome) } else { state.outcome.replace(outcome) };
+        drop(state);
+        // A connection is closed so, and may have to lock much for it.
+        drop(unwanted);
+        fd::ring(self.bells.data.raw());
+        fd::ring(self.bells.room.raw());
+    }
+
+    /// Whether this process is to run the handshake, now that it is time.
+    pub(crate) fn is_due(&self) -> bool {
+        let state = self.state.lock();
+        !state.cancelled && state.claim.is_none_or(claim)
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.state.lock().cancelled
+    }
+
+    /// Nobody takes the outcome. `cancel`: a handshake that has not begun never does; after this the claim is not touched.
+    pub(crate) fn abandon(&self, cancel: bool) {
+        let mut state = self.state.lock();
+        state.abandoned = true;
+        if cancel {
+            state.cancelled = true;
+            state.claim = None;
+        }
+        let outcome = state.outcome.take();
+        drop(state);
+        drop(outcome);
     }
 
     /// Readable when it is over.
     pub fn fd(&self) -> i32 {
-        self.bell.raw()
+        self.bells.data.raw()
     }
 
     /// The outcome, once.
     pub fn take(&self) -> Option<Outcome> {
-        self.outcome.lock().take()
+        self.state.lock().outcome.take()
     }
 }
 

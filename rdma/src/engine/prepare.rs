@@ -8,6 +8,7 @@ use super::runner::{key, Runner, Use, LINK};
 use crate::buffers::Buffers;
 use crate::conn::Conn;
 use crate::link::Link;
+use smc_core::sys::fd::OwnFd;
 use smc_core::sys::Errno;
 use smc_wire::clc::Answer;
 use smc_wire::group::{LinkGroup, Role, FIRST_TOKEN};
@@ -64,14 +65,19 @@ impl Runner {
     fn serve(&mut self, number: u64, handshake: &mut Handshake, wish: Wish) {
         // Its later connections are to share the link group that is being made.
         let forming = |other: &Handshake| {
-            other.new_link().is_some() && other.wish.is_some_and(|other| other.key == wish.key)
+            handshake.decline.is_none()
+                && other.new_link().is_some()
+                && other.wish.is_some_and(|other| other.key == wish.key)
         };
         if self.handshakes.values().any(forming) {
             handshake.deferred = Some(wish);
             return;
         }
         handshake.wish = Some(wish);
-        let prepared = self.prepare_server(number, handshake, &wish);
+        let prepared = match handshake.decline {
+            Some(diagnosis) => Err(diagnosis),
+            None => self.prepare_server(number, handshake, &wish),
+        };
         tell(handshake, prepared);
     }
 
@@ -117,7 +123,7 @@ impl Runner {
         let link = Link::new(link_id, port, &self.inbox).map_err(no_memory)?;
         let buffers = Buffers::new(&link, self.config.buffer).map_err(no_memory)?;
         let local = Local { link: link.end(self.peer_id()), rmbe: buffers.rmbe(FIRST_TOKEN) };
-        let conn = Conn::new(conn_id, &link, &self.inbox, buffers).map_err(no_memory)?;
+        let conn = Conn::new(conn_id, &link, &self.inbox, buffers, &handshake.pending.bells);
         conn.set_token(FIRST_TOKEN);
         self.epoll.add(link.fd(), libc::EPOLLIN as u32, key(LINK, link_id)).map_err(no_memory)?;
         self.links.insert(link_id, (Arc::clone(&link), Use::Forming(number)));
@@ -137,10 +143,7 @@ impl Runner {
         if !group.wire.announce(name) {
             return None;
         }
-        let conn = match Conn::new(conn_id, &group.link, &self.inbox, buffers) {
-            Ok(conn) => conn,
-            Err(error) => return Some(Err(no_memory(error))),
-        };
+        let conn = Conn::new(conn_id, &group.link, &self.inbox, buffers, &handshake.pending.bells);
         let token = group.wire.add(Arc::clone(&conn))?;
         conn.set_token(token);
         handshake.made = Some(Made { conn, new_link: false });
@@ -162,12 +165,13 @@ impl Runner {
 
     /// A handshake is over.
     fn ended(&mut self, handshake: Handshake, outcome: handshake::Outcome) {
-        self.epoll.remove(handshake.fd);
+        self.epoll.remove(handshake.socket.raw());
         let forming = handshake.new_link().and(handshake.wish).map(|wish| wish.key);
-        let Handshake { fd, side, pending, made, .. } = handshake;
+        let Handshake { socket, side, pending, made, .. } = handshake;
+        let mut socket = Some(socket);
         let outcome = match (outcome, made) {
             (handshake::Outcome::Active(established), Some(made)) => {
-                Outcome::Smc(self.establish(fd, side, &made, &established))
+                Outcome::Smc(self.establish(socket.take(), side, &made, &established))
             }
             (handshake::Outcome::Active(_), None) => {
                 // Nothing becomes active without having been prepared.
@@ -186,6 +190,8 @@ impl Runner {
                 Outcome::Failed(failure)
             }
         };
+        // If the connection is TCP, its end is the program's to say.
+        drop(socket);
         pending.finish(outcome);
         if forming.is_some() {
             let same = |h: &Handshake| h.deferred.is_some_and(|wish| Some(wish.key) == forming);
@@ -200,7 +206,13 @@ impl Runner {
         }
     }
 
-    fn establish(&mut self, fd: i32, side: Side, made: &Made, established: &Established) -> Connection {
+    fn establish(
+        &mut self,
+        socket: Option<OwnFd>,
+        side: Side,
+        made: &Made,
+        established: &Established,
+    ) -> Connection {
         let conn = &made.conn;
         let link = conn.link();
         if let Some(new) = &established.first_contact {
@@ -218,7 +230,7 @@ impl Runner {
             }
         }
         conn.establish(&established.peer.rmbe);
-        self.watch(conn, fd);
+        self.watch(conn, socket);
         if self.groups.get(&link.id).is_none_or(|group| group.wire.has_ended()) {
             conn.link_lost();
         }

@@ -3,14 +3,17 @@
 use super::group::{Group, LAST_WORDS};
 use super::handshake::{Handshake, Machine};
 use super::inbox::{Command, Inbox};
-use super::pending::{Side, Start};
+use super::listener::{Listener, Taken, PROMPT};
+use super::pending::{Pending, Side, Start, When};
 use super::{now, Config, Outcome};
 use crate::conn::Conn;
 use crate::link::{Done, Link, RECEIVE};
 use crate::port::Port;
 use crate::sys::{self, Epoll, Event};
 use crate::verbs::AsyncEvent;
-use smc_core::sys::Result;
+use smc_core::capability::{self, Peer};
+use smc_core::sys::fd::OwnFd;
+use smc_core::sys::{sock, Result};
 use smc_wire::clc::{Decline, FirstContact, Proposal, Version};
 use smc_wire::group::{self, Incoming};
 use smc_wire::handshake::{Client, Failure, Fallback, Host, Server, ServerConfig};
@@ -30,6 +33,8 @@ const HANDSHAKE: u64 = 1;
 pub(super) const LINK: u64 = 2;
 const CONNECTION: u64 = 3;
 const DEVICE: u64 = 4;
+const CONNECTING: u64 = 5;
+const LISTENER: u64 = 6;
 
 pub(super) fn key(kind: u64, number: u64) -> u64 {
     kind << KIND_SHIFT | number
@@ -48,7 +53,7 @@ pub(super) enum Use {
 struct Watched {
     conn: Arc<Conn>,
     /// Its TCP socket, until the program has closed the connection.
-    fd: Option<i32>,
+    socket: Option<OwnFd>,
 }
 
 /// All there is. See the [module of the engine](super).
@@ -60,6 +65,14 @@ pub(super) struct Runner {
     peer_id: Option<PeerId>,
     pub host: Host,
     ports: HashMap<Ipv4Addr, Arc<Port>>,
+    /// By their own numbers.
+    listeners: HashMap<u64, Arc<Listener>>,
+    /// Those with a connection in their queue: since when, and how many accepts there had been then.
+    queued: Vec<(Time, u64, u64)>,
+    /// TCP connections that are not established yet.
+    connecting: HashMap<u64, Start>,
+    /// Handshakes that begin when the program has waited for it long enough.
+    offers: Vec<(Time, Start)>,
     pub handshakes: HashMap<u64, Handshake>,
     pub links: HashMap<u64, (Arc<Link>, Use)>,
     pub groups: HashMap<u64, Group>,
@@ -82,6 +95,10 @@ impl Runner {
             peer_id: None,
             host: Host { name: FirstContact::padded_name(name.trim().as_bytes()), features: 0 },
             ports: HashMap::new(),
+            listeners: HashMap::new(),
+            queued: Vec::new(),
+            connecting: HashMap::new(),
+            offers: Vec::new(),
             handshakes: HashMap::new(),
             links: HashMap::new(),
             groups: HashMap::new(),
@@ -99,7 +116,6 @@ impl Runner {
     }
 
     pub fn run(mut self) {
-        sys::block_signals();
         let mut events = Vec::new();
         loop {
             if self.epoll.wait(&mut events, self.sleep()).is_err() {
@@ -121,7 +137,10 @@ impl Runner {
         let handshakes = self.handshakes.values().filter_map(Handshake::deadline);
         let groups = self.groups.values().filter_map(|group| group.gone_at.or(group.wire.deadline()));
         let suspects = self.suspects.iter().map(|(at, _)| *at);
-        match handshakes.chain(groups).chain(suspects).chain(self.finishing).min() {
+        let offers = self.offers.iter().map(|(at, _)| *at);
+        let queued = self.queued.iter().map(|(at, ..)| *at);
+        match handshakes.chain(groups).chain(suspects).chain(offers).chain(queued).chain(self.finishing).min()
+        {
             None => -1,
             // Rounded up: not to wake too early.
             Some(at) => at.saturating_sub(now()).as_micros().div_ceil(1000).min(i32::MAX as u128) as i32,
@@ -142,16 +161,34 @@ impl Runner {
                 self.suspects.push((now() + SUSPICION, number));
             }
             DEVICE => self.device_event(number),
+            CONNECTING => self.connected(number),
+            LISTENER => {
+                if let Some(listener) = self.listeners.get(&number) {
+                    self.queued.push((now() + PROMPT, number, listener.accepts()));
+                }
+            }
             _ => {}
         }
     }
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Start(start) => self.start(*start),
+            Command::Start(start) => self.accept_start(*start),
+            Command::Begin(pending) => self.begin(&pending),
+            // Closed with the offer: another process has the connection.
+            Command::Cancelled => self.offers.retain(|(_, start)| start.pending.is_wanted()),
+            Command::Listen(listener) => {
+                self.arm(&listener);
+                self.listeners.insert(listener.number, listener);
+            }
+            Command::Unlisten(listener) => {
+                self.listeners.remove(&listener.number);
+                self.queued.retain(|(_, number, _)| *number != listener.number);
+            }
             Command::Closed(id) => {
-                if let Some(fd) = self.connections.get_mut(&id).and_then(|watched| watched.fd.take()) {
-                    self.epoll.remove(fd);
+                if let Some(socket) = self.connections.get_mut(&id).and_then(|watched| watched.socket.take())
+                {
+                    self.epoll.remove(socket.raw());
                 }
                 self.sweep(id);
             }
@@ -167,25 +204,103 @@ impl Runner {
 
     // Handshakes.
 
-    fn start(&mut self, Start { fd, side, pending }: Start) {
+    fn accept_start(&mut self, start: Start) {
+        match start.when {
+            When::Now => self.start(start),
+            When::Later(at) => self.offers.push((at, start)),
+            When::Connected => {
+                let number = self.number();
+                let events = (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32;
+                match self.epoll.add(start.socket.raw(), events, key(CONNECTING, number)) {
+                    Ok(()) => drop(self.connecting.insert(number, start)),
+                    Err(_) => finish_plain(start),
+                }
+            }
+        }
+    }
+
+    /// A TCP connection is established, or it has failed.
+    fn connected(&mut self, number: u64) {
+        let Some(start) = self.connecting.remove(&number) else { return };
+        let fd = start.socket.raw();
+        self.epoll.remove(fd);
+        if sock::is_established(fd) && capability::peer(fd) == Ok(Peer::Capable) {
+            self.start(start);
+        } else {
+            finish_plain(start);
+        }
+    }
+
+    /// A handshake that was to begin later begins now.
+    fn begin(&mut self, pending: &Arc<Pending>) {
+        if let Some(place) = self.offers.iter().position(|(_, start)| Arc::ptr_eq(&start.pending, pending)) {
+            let (_, start) = self.offers.swap_remove(place);
+            self.begin_offer(start);
+        }
+    }
+
+    fn begin_offer(&mut self, start: Start) {
+        if start.pending.is_due() {
+            self.start(start);
+        } else {
+            let Start { socket, pending, .. } = start;
+            drop(socket);
+            pending.finish(Outcome::Elsewhere);
+        }
+    }
+
+    /// Asks to hear once of a connection in the queue.
+    fn arm(&self, listener: &Listener) {
+        let events = (libc::EPOLLIN | libc::EPOLLONESHOT) as u32;
+        listener.with_socket(|fd| {
+            self.epoll.remove(fd);
+            let _ = self.epoll.add(fd, events, key(LISTENER, listener.number));
+        });
+    }
+
+    /// A connection may have waited for the program long enough.
+    fn take(&mut self, number: u64, accepts: u64) {
+        let Some(listener) = self.listeners.get(&number).map(Arc::clone) else { return };
+        let mut starts = Vec::new();
+        listener.take(accepts, |socket| {
+            let mut pending = None;
+            if capability::peer(socket.raw()) == Ok(Peer::Capable) {
+                let made = Pending::new(None).ok()?;
+                let own = OwnFd::duplicate(socket.raw()).ok()?;
+                pending = Some(Arc::clone(&made));
+                starts.push(Start {
+                    socket: own,
+                    side: Side::Server,
+                    when: When::Now,
+                    decline: None,
+                    pending: made,
+                });
+            }
+            Some(Taken { socket, pending })
+        });
+        starts.into_iter().for_each(|start| self.start(start));
+        self.arm(&listener);
+    }
+
+    fn start(&mut self, start: Start) {
+        let (fd, side) = (start.socket.raw(), start.side);
         let port = self.port(fd);
         let peer_id = self.peer_id.unwrap_or_default();
         let machine = match (side, &port) {
-            (Side::Client, Some(port)) => {
+            (Side::Client, Some(port)) if start.decline.is_none() => {
                 let eids = self.config.eids.iter().copied().take(8).collect::<Vec<_>>();
                 let eids = Bounded::try_from(eids).unwrap_or_default();
                 let proposal = Proposal::smc_r_v2(peer_id, port.mac, port.gid, eids);
                 Machine::Client(Client::new(now(), proposal, self.host))
             }
-            (Side::Client, None) => {
+            (Side::Client, _) => {
                 // The option was offered, so the server waits for CLC.
-                let decline = Decline::new(Version::V2, peer_id, Diagnosis::NOSMCDEV);
+                let diagnosis = start.decline.unwrap_or(Diagnosis::NOSMCDEV);
+                let decline = Decline::new(Version::V2, peer_id, diagnosis);
                 let _ = sys::send(fd, &decline.encode());
-                return pending.finish(Outcome::Tcp(Fallback {
-                    diagnosis: Diagnosis::NOSMCDEV,
-                    peer: None,
-                    out_of_sync: false,
-                }));
+                let Start { socket, pending, .. } = start;
+                drop(socket);
+                return pending.finish(Outcome::Tcp(Fallback { diagnosis, peer: None, out_of_sync: false }));
             }
             (Side::Server, _) => {
                 let config = ServerConfig {
@@ -199,7 +314,7 @@ impl Runner {
             }
         };
         let number = self.number();
-        let mut handshake = Handshake::new(fd, side, pending, port, machine);
+        let mut handshake = Handshake::new(start, port, machine);
         if self.epoll.add(fd, libc::EPOLLIN as u32, key(HANDSHAKE, number)).is_err() {
             handshake.closed();
         }
@@ -375,10 +490,12 @@ impl Runner {
     // Connections.
 
     /// A handshake has ended in this connection.
-    pub fn watch(&mut self, conn: &Arc<Conn>, fd: i32) {
+    pub fn watch(&mut self, conn: &Arc<Conn>, socket: Option<OwnFd>) {
         let flags = libc::EPOLLRDHUP | libc::EPOLLET;
-        let watched = self.epoll.add(fd, flags as u32, key(CONNECTION, conn.id)).is_ok();
-        self.connections.insert(conn.id, Watched { conn: Arc::clone(conn), fd: watched.then_some(fd) });
+        if let Some(socket) = &socket {
+            let _ = self.epoll.add(socket.raw(), flags as u32, key(CONNECTION, conn.id));
+        }
+        self.connections.insert(conn.id, Watched { conn: Arc::clone(conn), socket });
     }
 
     /// Forgets a connection if both sides are through with it.
@@ -413,6 +530,14 @@ impl Runner {
 
     fn timers(&mut self) {
         let at = now();
+        while let Some(place) = self.offers.iter().position(|(when, _)| *when <= at) {
+            let (_, start) = self.offers.swap_remove(place);
+            self.begin_offer(start);
+        }
+        while let Some(place) = self.queued.iter().position(|(when, ..)| *when <= at) {
+            let (_, number, accepts) = self.queued.swap_remove(place);
+            self.take(number, accepts);
+        }
         let handshakes = self.handshakes.iter().filter(|(_, h)| h.deadline().is_some_and(|d| d <= at));
         for number in handshakes.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.with_handshake(number, |handshake, _| handshake.timeout(at));
@@ -441,6 +566,11 @@ impl Runner {
     fn is_finished(&mut self) -> bool {
         let Some(at) = self.finishing else { return false };
         let late = at <= now();
+        // Nobody waits for these.
+        self.offers.clear();
+        self.connecting.clear();
+        self.listeners.clear();
+        self.queued.clear();
         let busy = !self.handshakes.is_empty() || !self.connections.is_empty();
         if busy && !late {
             return false;
@@ -464,6 +594,13 @@ impl Runner {
     }
 }
 
+/// No handshake is due.
+fn finish_plain(start: Start) {
+    let Start { socket, pending, .. } = start;
+    drop(socket);
+    pending.finish(Outcome::Plain);
+}
+
 /// The end of the thread, orderly or not: nobody waits for it in vain.
 impl Drop for Runner {
     fn drop(&mut self) {
@@ -473,6 +610,8 @@ impl Drop for Runner {
         for handshake in self.handshakes.values() {
             handshake.pending.finish(Outcome::Failed(Failure::Closed));
         }
+        self.connecting.drain().for_each(|(_, start)| finish_plain(start));
+        self.offers.drain(..).for_each(|(_, start)| start.pending.finish(Outcome::Failed(Failure::Closed)));
         for (link, _) in self.links.values() {
             link.fail();
         }

@@ -35,6 +35,9 @@ pub unsafe extern "C" fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mu
         (set @ Entry::Epoll(_), target) | (set, target @ (Entry::Conn(_) | Entry::Tcp(_))) => unsafe {
             ops::epoll::ctl(epfd, set, op, fd, target, event)
         },
+        (set, target @ Entry::Listener(_)) if smc_core::remote::is_loaded() => unsafe {
+            ops::epoll::ctl(epfd, set, op, fd, target, event)
+        },
         _ => unsafe { real::epoll_ctl(epfd, op, fd, event) },
     }
 }

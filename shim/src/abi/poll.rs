@@ -7,7 +7,12 @@ use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
 
 #[inline(always)]
 fn concerns_engine(fd: c_int) -> bool {
-    matches!(fd_table::get(fd), Entry::Conn(_) | Entry::Epoll(_))
+    match fd_table::get(fd) {
+        Entry::Conn(_) | Entry::Epoll(_) => true,
+        // Connections may have been accepted on the program's behalf.
+        Entry::Listener(_) => smc_core::remote::is_loaded(),
+        _ => false,
+    }
 }
 
 #[inline(always)]

@@ -9,6 +9,7 @@ use libc::c_int;
 redhook::hook! {
     unsafe fn listen(fd: c_int, backlog: c_int) -> c_int => observed_listen {
         unsafe {
+            super::socket::about_to_listen(fd);
             let ret = redhook::real!(listen)(fd, backlog);
             if ret == 0 {
                 super::socket::listening(fd);

@@ -1,6 +1,6 @@
 //! Creation, connection, acceptance, options.
 
-use super::{conn, entry, fresh, keeping_errno};
+use super::{conn, entry, fail, fresh, keeping_errno};
 use crate::fd_table::Entry;
 use crate::{errno, life, ops, real};
 use libc::{c_int, c_void, sockaddr, socklen_t};
@@ -43,10 +43,22 @@ pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> 
 }
 
 pub unsafe extern "C" fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    if promises_smc(fd) {
+        return unsafe { ops::open::accept(fd, addr, len, -1) };
+    }
     accepted(fd, unsafe { real::accept(fd, addr, len) })
 }
 
+/// Whether connections may have been accepted on the program's behalf.
+#[inline(always)]
+fn promises_smc(fd: c_int) -> bool {
+    smc_core::remote::is_loaded() && matches!(entry(fd), Entry::Listener(_))
+}
+
 pub unsafe extern "C" fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
+    if promises_smc(fd) {
+        return unsafe { ops::open::accept(fd, addr, len, flags) };
+    }
     accepted(fd, unsafe { real::accept4(fd, addr, len, flags) })
 }
 
@@ -55,17 +67,33 @@ pub unsafe extern "C" fn connect(fd: c_int, addr: *const sockaddr, len: socklen_
     if !matches!(entry, Entry::Tcp(_) | Entry::Listener(_) | Entry::Conn(_)) {
         return unsafe { real::connect(fd, addr, len) };
     }
-    keeping_errno(|| unsafe { ops::open::connecting(fd, entry, addr, len) });
+    if let Entry::Conn(conn) = entry {
+        if conn.is_undecided() {
+            return unsafe { ops::open::connect_again(conn, fd, addr, len) };
+        }
+    }
+    let asked = keeping_errno(|| unsafe { ops::open::connecting(fd, entry, addr, len) });
     let ret = unsafe { real::connect(fd, addr, len) };
     let error = errno::get();
-    unsafe { ops::open::connected(fd, entry, addr, len, ret, if ret == 0 { 0 } else { error }) };
+    let code = if ret == 0 { 0 } else { error };
+    let failed = unsafe { ops::open::connected(fd, entry, addr, len, ret, code, asked) };
     errno::set(error);
+    if failed != 0 {
+        return fail(failed);
+    }
     ret
 }
 
 /// The program may bind as it likes: listeners stay the kernel's, and a bound socket connects like any other.
 pub unsafe extern "C" fn bind(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
     unsafe { real::bind(fd, addr, len) }
+}
+
+/// Before a listen(2); the socket may be one we have not seen before.
+pub unsafe extern "C" fn about_to_listen(fd: c_int) {
+    if life::may_act() {
+        keeping_errno(|| unsafe { ops::open::about_to_listen(fd, entry(fd)) });
+    }
 }
 
 /// After a listen(2) that succeeded; the socket may be one we have not seen before.

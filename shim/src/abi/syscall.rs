@@ -142,7 +142,8 @@ unsafe extern "C" fn dispatch(
             libc::SYS_socket => {
                 socket::created(raw!() as c_int, a as c_int, b as c_int, c as c_int) as c_long
             }
-            libc::SYS_accept | libc::SYS_accept4 => socket::accepted(a as c_int, raw!() as c_int) as c_long,
+            libc::SYS_accept => socket::accept(a as c_int, b as _, c as _) as c_long,
+            libc::SYS_accept4 => socket::accept4(a as c_int, b as _, c as _, d as c_int) as c_long,
             libc::SYS_connect => match entry(a as c_int) {
                 Entry::None => raw!(),
                 _ => socket::connect(a as c_int, b as _, c as libc::socklen_t) as c_long,

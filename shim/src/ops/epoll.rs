@@ -6,7 +6,7 @@ use core::ptr::null;
 use libc::{c_int, epoll_event, sigset_t, timespec};
 use smc_core::conn::Conn;
 use smc_core::epoll::{Ctl, EpollSet};
-use smc_core::sys;
+use smc_core::{listener, remote, sys};
 
 /// epoll_create has returned `epfd`. `errno` is kept by the hook.
 pub unsafe extern "C" fn created(epfd: c_int) {
@@ -45,6 +45,17 @@ pub unsafe extern "C" fn ctl(
             }
             return ret;
         }
+        Entry::Listener(_) if remote::is_loaded() => {
+            let ret = unsafe { real::epoll_ctl(epfd, op, fd, event) };
+            let bell = listener_bell(fd);
+            if ret == 0 && bell >= 0 {
+                // Readable while connections wait that were accepted on the program's behalf: for it, the listener is.
+                let saved = errno::get();
+                unsafe { real::epoll_ctl(epfd, op, bell, event) };
+                errno::set(saved);
+            }
+            return ret;
+        }
         _ => return unsafe { real::epoll_ctl(epfd, op, fd, event) },
     };
     let set = match set {
@@ -70,6 +81,14 @@ pub unsafe extern "C" fn ctl(
             ret
         }
     }
+}
+
+/// The doorbell of a listener that promises SMC, or -1.
+pub(super) extern "C" fn listener_bell(fd: c_int) -> c_int {
+    let saved = errno::get();
+    let bell = guard::protect(-1, || listener::touched(fd));
+    errno::set(saved);
+    bell
 }
 
 extern "C" fn before(
@@ -115,6 +134,10 @@ extern "C" fn absorb(set: &'static EpollSet, events: *mut epoll_event, n: c_int)
         let events = unsafe { core::slice::from_raw_parts_mut(events, n as usize) };
         set.absorb(events, n as usize) as c_int
     })
+}
+
+extern "C" fn settle(set: &'static EpollSet) {
+    guard::protect((), || set.settle());
 }
 
 extern "C" fn spin(set: &'static EpollSet) -> bool {
@@ -164,6 +187,7 @@ unsafe extern "C" fn wait_for(
     let mut left = left;
     let saved = errno::get();
     loop {
+        settle(set);
         let plain = set.is_plain();
         let mut limit = u64::MAX;
         if !plain {
@@ -198,6 +222,7 @@ unsafe extern "C" fn wait_for(
             if n > 0 {
                 n = absorb(set, events, n);
             }
+            settle(set);
             if n < max {
                 n += collect(set, unsafe { events.add(n as usize) }, max - n);
             }

@@ -69,10 +69,11 @@ pub unsafe extern "C" fn stale(fd: c_int) {
 }
 
 /// `new` is a fresh duplicate of `old`. `errno` is kept by the hook.
-pub unsafe extern "C" fn dup(_old: c_int, entry: Entry, new: c_int) {
+pub unsafe extern "C" fn dup(old: c_int, entry: Entry, new: c_int) {
     match entry {
         Entry::Conn(conn) => duplicated_conn(conn, new),
         Entry::Epoll(set) => duplicated_set(set),
+        Entry::Listener(_) => duplicated_listener(old),
         Entry::Internal => return,
         _ => {}
     }
@@ -84,6 +85,10 @@ extern "C" fn duplicated_conn(conn: &'static Conn, new: c_int) {
     if new <= 2 {
         pin(conn, Detail::StdFd);
     }
+}
+
+extern "C" fn duplicated_listener(old: c_int) {
+    guard::protect((), || listener::duplicated(old));
 }
 
 extern "C" fn duplicated_set(set: &'static EpollSet) {
@@ -142,8 +147,7 @@ pub unsafe extern "C" fn ioctl(fd: c_int, entry: Entry, request: usize, arg: usi
         // What the kernel says is true of its own queue, behind the bytes in the ring.
         unsafe { *(arg as *mut c_int) = 0 };
     }
-    if ret == 0 && arg != 0 && conn.is_attached() && (request == libc::FIONREAD || request == libc::TIOCOUTQ)
-    {
+    if ret == 0 && arg != 0 && conn.is_moved() && (request == libc::FIONREAD || request == libc::TIOCOUTQ) {
         let place = arg as *mut c_int;
         unsafe { *place = queued(conn, request == libc::FIONREAD, *place) };
     }
@@ -172,7 +176,9 @@ extern "C" fn queued(conn: &'static Conn, readable: bool, kernel: c_int) -> c_in
 
 /// Another process is about to get `fd` by SCM_RIGHTS. `errno` is kept by the hook.
 pub unsafe extern "C" fn passed(fd: c_int) {
-    if let Entry::Conn(conn) = fd_table::get(fd) {
-        unsafe { super::life::hand_over(conn, fd, Detail::FdPassed) };
+    match fd_table::get(fd) {
+        Entry::Conn(conn) => unsafe { super::life::hand_over(conn, fd, Detail::FdPassed) },
+        Entry::Listener(_) => duplicated_listener(fd),
+        _ => {}
     }
 }

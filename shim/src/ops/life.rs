@@ -82,6 +82,14 @@ const PAUSE_NS: i64 = 1_000_000;
 /// and stay there. With a peer that does not help, another process relays.
 pub unsafe extern "C" fn hand_over(conn: &'static Conn, fd: c_int, detail: Detail) {
     let saved = errno::get();
+    if conn.is_far() {
+        // One that is not decided yet declines.
+        super::open::pin(conn, detail);
+        unsafe { super::open::wait_for_decision(conn, fd) };
+        if conn.is_far() {
+            give_up_far(conn, fd);
+        }
+    }
     if conn.is_attached() {
         // Before anything else: a peer that merely returns does so behind what is unread.
         recall(conn, conn.generation(), detail);
@@ -149,6 +157,16 @@ extern "C" fn rx_back(conn: &'static Conn, generation: u32) -> bool {
 }
 
 #[cold]
+extern "C" fn give_up_far(conn: &'static Conn, fd: c_int) {
+    guard::protect((), || {
+        log::error!("fd {fd}: a connection on SMC-R cannot be handed to something that knows only TCP; connection ended");
+        conn.shut_far(fd, libc::SHUT_RDWR);
+        // SAFETY: integer arguments only.
+        let _ = unsafe { smc_core::sys!(SYS_shutdown, fd, libc::SHUT_RDWR) };
+    });
+}
+
+#[cold]
 extern "C" fn give_up(fd: c_int) {
     guard::protect((), || {
         log::error!("fd {fd}: the peer did not bring the stream back to TCP, and no process could be made to relay it; connection ended");
@@ -166,6 +184,12 @@ pub extern "C" fn before_exec() {
             unsafe { hand_over(conn, number, Detail::Executed) };
         }
     }
+    tell_far_peers();
+}
+
+/// What is on SMC-R in this process ends with it.
+extern "C" fn tell_far_peers() {
+    guard::protect((), smc_core::remote::finish);
 }
 
 /// The next connection in the table from `from` on that is attached.

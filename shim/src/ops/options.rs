@@ -125,6 +125,11 @@ extern "C" fn stays_on_tcp(fd: c_int, detail: Detail) {
 /// An N option of a connection.
 unsafe extern "C" fn set_on_connection(conn: &'static Conn, row: &'static Row, call: Call) -> c_int {
     let Some(detail) = row.detail else { return unsafe { call.pass() } };
+    if conn.is_far() && !may_still_decline(conn, call.fd) {
+        // The option would act on a TCP connection that carries nothing: encrypt what is not sent there, for one.
+        let harmless = matches!(row.before, Before::StaysTcp(when) if !unsafe { applies(when, &call, true) });
+        return if harmless { unsafe { call.pass() } } else { fail(libc::EOPNOTSUPP) };
+    }
     let generation = conn.generation();
     // It must not move while TCP takes the option.
     conn.hold();
@@ -134,6 +139,11 @@ unsafe extern "C" fn set_on_connection(conn: &'static Conn, row: &'static Row, c
     };
     conn.release(generation);
     ret
+}
+
+/// Whether a connection that was accepted with the SMC option can still be kept on TCP, or is there after all.
+extern "C" fn may_still_decline(conn: &'static Conn, fd: c_int) -> bool {
+    guard::protect(false, || conn.is_offered() || (conn.settle(fd) && !conn.is_far()))
 }
 
 unsafe extern "C" fn set_on_native(
@@ -228,13 +238,23 @@ pub unsafe extern "C" fn getsockopt(
 /// SO_ERROR: TCP's error, else the one that the engine took from TCP and has not told yet.
 unsafe fn error(conn: &'static Conn, fd: c_int, value: *mut c_void, len: *mut socklen_t) -> c_int {
     let ret = unsafe { real::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, value, len) };
-    if ret == 0 && conn.is_attached() && unsafe { *len as usize } >= size_of::<c_int>() {
+    if ret == 0 && unsafe { *len as usize } >= size_of::<c_int>() {
         let place = value.cast::<c_int>();
-        if unsafe { place.read_unaligned() } == 0 {
+        if conn.is_far() {
+            // How TCP has ended means nothing there.
+            unsafe { place.write_unaligned(far_error(conn, fd)) };
+        } else if unsafe { place.read_unaligned() } == 0 {
             unsafe { place.write_unaligned(conn.take_error()) };
         }
     }
     ret
+}
+
+extern "C" fn far_error(conn: &'static Conn, fd: c_int) -> c_int {
+    guard::protect(0, || {
+        conn.settle(fd);
+        conn.far_error()
+    })
 }
 
 /// `struct tcp_zerocopy_receive` (include/uapi/linux/tcp.h) as far as it is used here; programs may pass less.

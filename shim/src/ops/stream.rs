@@ -15,9 +15,10 @@ use libc::{
     ssize_t, timespec,
 };
 use smc_core::conn::io::{Buffers, Source};
+use smc_core::conn::remote::Decision;
 use smc_core::conn::rx::RxOp;
 use smc_core::conn::tx::TxOp;
-use smc_core::conn::wait::{Sleep, Step};
+use smc_core::conn::wait::{Patience, Sleep, Step};
 use smc_core::conn::{Conn, Way};
 use smc_core::link::Bell;
 use smc_core::reason::{Detail, Why};
@@ -34,7 +35,7 @@ const RETURN_PAUSE_NS: i64 = 1_000_000;
 
 /// See [`Conn::native_begin`].
 pub(super) extern "C" fn native(conn: &'static Conn, way: Way, generation: u32, fd: c_int) -> bool {
-    if conn.is_attached() {
+    if conn.is_moved() {
         return false;
     }
     let saved = errno::get();
@@ -49,6 +50,39 @@ pub(super) extern "C" fn native_done(conn: &'static Conn, way: Way, generation: 
     errno::set(saved);
 }
 
+/// As [`native`], of a connection that is not: waits until it is known what carries it. -1 for an error. A cancellation point.
+unsafe extern "C" fn native_after_all(
+    conn: &'static Conn,
+    way: Way,
+    generation: u32,
+    fd: c_int,
+    flags: c_int,
+) -> c_int {
+    let timeout = if way == Way::Rx { libc::SO_RCVTIMEO } else { libc::SO_SNDTIMEO };
+    let mut patience = Patience::default();
+    loop {
+        match decide(conn, fd, flags, timeout, &mut patience) {
+            Decision::Decided => return native(conn, way, generation, fd) as c_int,
+            Decision::Fail(e) => return fail(e.0) as c_int,
+            Decision::Wait(s) => {
+                if unsafe { sleep(conn, &s, false) } == Slept::Interrupted {
+                    return fail(libc::EINTR) as c_int;
+                }
+            }
+        }
+    }
+}
+
+extern "C" fn decide(
+    conn: &'static Conn,
+    fd: c_int,
+    flags: c_int,
+    timeout: c_int,
+    patience: &mut Patience,
+) -> Decision {
+    guard::protect(Decision::Fail(Errno(libc::EIO)), || conn.decide(fd, flags, timeout, patience))
+}
+
 /// Makes `$call` on the TCP socket if the connection is native, and returns from the function with its result.
 macro_rules! if_native {
     ($conn:expr, $way:expr, $fd:expr, $call:expr) => {
@@ -61,7 +95,18 @@ macro_rules! if_native {
         if holds {
             $conn.hold();
         }
-        let native = native($conn, $way, generation, $fd);
+        let mut native = native($conn, $way, generation, $fd);
+        if !native && $conn.is_undecided() {
+            native = match unsafe { native_after_all($conn, $way, generation, $fd, $flags) } {
+                ..=-1 => {
+                    if holds {
+                        $conn.release(generation);
+                    }
+                    return -1;
+                }
+                said => said != 0,
+            };
+        }
         let n = if native { $call } else { 0 };
         if holds {
             $conn.release(generation);
@@ -75,7 +120,7 @@ macro_rules! if_native {
 
 /// How a sleep ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Slept {
+pub(super) enum Slept {
     GoOn,
     Interrupted,
 }
@@ -84,7 +129,7 @@ enum Slept {
 ///
 /// A call that has `moved` bytes already is interrupted by every handler, as is one on a socket with a timeout
 /// (signal(7)).
-unsafe extern "C" fn sleep(conn: &'static Conn, sleep: &Sleep, moved: bool) -> Slept {
+pub(super) unsafe extern "C" fn sleep(conn: &'static Conn, sleep: &Sleep, moved: bool) -> Slept {
     let interruptible = moved || sleep.has_timeout;
     let watch = match interruptible {
         true => signals::Watch { mask: 0, signals: -1 },
@@ -232,6 +277,9 @@ extern "C" fn count(conn: &'static Conn, way: Way, n: isize) {
 /// Makes `$call`, which only TCP can serve, after bringing the stream there.
 macro_rules! over_tcp {
     ($conn:expr, $detail:expr, $call:expr) => {{
+        if $conn.is_far() {
+            return fail(libc::EOPNOTSUPP) as _;
+        }
         if !unsafe { to_tcp($conn, $detail) } {
             return fail(libc::EAGAIN) as _;
         }
@@ -288,7 +336,7 @@ const ASIDE: c_int = libc::MSG_OOB | libc::MSG_ERRQUEUE;
 /// A receive of what travels beside the stream, which the kernel serves. Urgent data counts for the kernel as bytes of the
 /// stream and for a reader not, so that a connection that uses it stays on TCP.
 extern "C" fn aside(conn: &'static Conn, flags: c_int) {
-    if flags & libc::MSG_OOB != 0 && !conn.is_attached() {
+    if flags & libc::MSG_OOB != 0 && !conn.is_moved() {
         pin(conn, Detail::UrgentData);
     }
 }
@@ -376,7 +424,16 @@ pub unsafe extern "C" fn recvmmsg(
     }
     let generation = conn.generation();
     conn.hold();
-    let native = native(conn, Way::Rx, generation, fd);
+    let mut native = native(conn, Way::Rx, generation, fd);
+    if !native && conn.is_undecided() {
+        native = match unsafe { native_after_all(conn, Way::Rx, generation, fd, flags) } {
+            ..=-1 => {
+                conn.release(generation);
+                return -1;
+            }
+            said => said != 0,
+        };
+    }
     let n = if native { unsafe { real::recvmmsg(fd, msgs, count, flags, timeout) } } else { 0 };
     conn.release(generation);
     if native {
@@ -494,6 +551,10 @@ extern "C" fn special(conn: &'static Conn, flags: c_int) -> Special {
     if flags & libc::MSG_FASTOPEN != 0 {
         return Special::FastOpen;
     }
+    if conn.is_far() {
+        // SMC-R sends no urgent data from here, and knows no zero-copy sends.
+        return Special::Usual(flags & !libc::MSG_ZEROCOPY);
+    }
     if flags & libc::MSG_OOB != 0 {
         pin(conn, Detail::UrgentData);
     } else if !conn.is_pinned() {
@@ -582,7 +643,7 @@ pub unsafe extern "C" fn sendmsg(
     if flags & TCP_ONLY != 0 {
         return over_tcp!(conn, only_tcp(flags), real::sendmsg(fd, msg, flags));
     }
-    if control > 0 {
+    if control > 0 && !conn.is_far() {
         return over_tcp!(conn, Detail::CallUnsupported, real::sendmsg(fd, msg, flags));
     }
     let mut op = unsafe { new_tx(iov, count, flags) };
@@ -601,7 +662,14 @@ pub unsafe extern "C" fn sendmmsg(
 ) -> c_int {
     if_special!(conn, flags, real::sendmmsg(fd, msgs, count, flags));
     let generation = conn.generation();
-    if native(conn, Way::Tx, generation, fd) {
+    let mut native = native(conn, Way::Tx, generation, fd);
+    if !native && conn.is_undecided() {
+        native = match unsafe { native_after_all(conn, Way::Tx, generation, fd, flags) } {
+            ..=-1 => return -1,
+            said => said != 0,
+        };
+    }
+    if native {
         let n = unsafe { real::sendmmsg(fd, msgs, count, flags) };
         native_done(conn, Way::Tx, generation, unsafe { sum(msgs, n) });
         return n;
@@ -649,6 +717,9 @@ pub unsafe extern "C" fn sendfile(
 ) -> ssize_t {
     if_native!(conn, Way::Tx, out, unsafe { real::sendfile(out, input, offset, count) });
     if file_type(input) != libc::S_IFREG {
+        if conn.is_far() {
+            return fail(libc::EINVAL);
+        }
         return over_tcp!(conn, Detail::CallUnsupported, real::sendfile(out, input, offset, count));
     }
     let at = if offset.is_null() { None } else { Some(unsafe { *offset }) };
@@ -762,11 +833,21 @@ unsafe extern "C" fn splice_to_pipe(
 }
 
 pub unsafe extern "C" fn shutdown(conn: &'static Conn, fd: c_int, how: c_int) -> c_int {
+    if conn.is_far() && (0..=2).contains(&how) && shut_far(conn, fd, how) {
+        return 0;
+    }
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
         // First the mark, then the FIN: whoever sees the FIN has seen all bytes.
         shut_tx(conn, fd);
     }
     unsafe { real::shutdown(fd, how) }
+}
+
+extern "C" fn shut_far(conn: &'static Conn, fd: c_int, how: c_int) -> bool {
+    let saved = errno::get();
+    let done = guard::protect(true, || conn.shut_far(fd, how));
+    errno::set(saved);
+    done
 }
 
 extern "C" fn shut_tx(conn: &'static Conn, fd: c_int) {

@@ -4,7 +4,7 @@
 //! ([`Conn::kernel_events`]), and their doorbells stand behind the program's entries. Everything else is passed as it
 //! is. select is poll with other clothes.
 
-use super::epoll::watched;
+use super::epoll::{listener_bell, watched};
 use crate::fd_table::{self, Entry};
 use crate::{errno, guard, real};
 use core::ptr::{null, null_mut};
@@ -12,7 +12,7 @@ use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 use smc_core::conn::Conn;
 use smc_core::link::Bell;
 use smc_core::ring::asked as asked_for_doorbells;
-use smc_core::sys;
+use smc_core::{listener, remote, sys};
 
 /// Entries for which the stack has room, doorbells included; beyond that memory is mapped for the call.
 const ON_STACK: usize = 48;
@@ -65,7 +65,7 @@ impl Room {
 #[inline(always)]
 fn attached(fd: c_int) -> Option<&'static Conn> {
     match fd_table::get(fd) {
-        Entry::Conn(conn) if conn.is_attached() => Some(conn),
+        Entry::Conn(conn) if conn.is_moved() => Some(conn),
         _ => None,
     }
 }
@@ -109,6 +109,9 @@ extern "C" fn look(fds: *mut pollfd, count: usize) -> Looked {
             let entry = unsafe { &mut *fds.add(i) };
             entry.revents = 0;
             if let Some(conn) = attached(entry.fd) {
+                conn.settle(entry.fd);
+            }
+            if let Some(conn) = attached(entry.fd) {
                 looked.attached += 1;
                 entry.revents = conn.combine(entry.events, conn.ring_state(), 0);
                 looked.ready += (entry.revents != 0) as usize;
@@ -151,8 +154,12 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
             // SAFETY: the program's array, and one of ours with room for three entries each.
             let (entry, ask) = unsafe { (&*fds.add(i), &mut *asked.add(i)) };
             *ask = pollfd { fd: entry.fd, events: entry.events, revents: 0 };
-            match fd_table::get(entry.fd) {
-                Entry::Conn(conn) if conn.is_attached() => {
+            let looked_up = fd_table::get(entry.fd);
+            if let Entry::Conn(conn) = looked_up {
+                conn.settle(entry.fd);
+            }
+            match looked_up {
+                Entry::Conn(conn) if conn.is_moved() => {
                     let mut reset = [false; 2];
                     for (bell, events) in BELLS {
                         let asked_for = entry.events & events != 0;
@@ -170,7 +177,12 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
                         asked_for_doorbells();
                     }
                     let ring = conn.ring_state();
-                    ask.events = conn.kernel_events(entry.events, ring);
+                    if conn.is_attached() {
+                        ask.events = conn.kernel_events(entry.events, ring);
+                    } else {
+                        // What the socket says of its TCP connection means nothing. (poll ignores negative numbers.)
+                        ask.fd = -1;
+                    }
                     if conn.combine(entry.events, ring, 0) != 0 {
                         p.news = true;
                         for (bell, _) in BELLS.into_iter().filter(|(bell, _)| reset[*bell as usize]) {
@@ -187,6 +199,14 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
                 // Only who waits for bytes counts as a blind reader.
                 Entry::Conn(conn) if entry.events & READ != 0 => conn.poll_begins(),
                 Entry::Epoll(set) => watched(set),
+                Entry::Listener(_) if remote::is_loaded() && entry.events & READ != 0 => {
+                    let bell = listener_bell(entry.fd);
+                    if bell >= 0 {
+                        // SAFETY: as above.
+                        unsafe { *asked.add(p.len) = pollfd { fd: bell, events: libc::POLLIN, revents: 0 } };
+                        p.len += 1;
+                    }
+                }
                 _ => {}
             }
         }
@@ -203,7 +223,19 @@ const BELLS: [(Bell, i16); 2] = [(Bell::Data, READ), (Bell::Space, WRITE)];
 unsafe fn has_bells(conn: &Conn, at: *const pollfd) -> bool {
     let bell = conn.doorbell(BELLS[0].0);
     let fd = unsafe { (*at).fd };
-    conn.is_attached() && (fd == bell || fd == !bell)
+    bell >= 0 && (fd == bell || fd == !bell)
+}
+
+/// If the entry at `at` is the doorbell of the listener that the program's entry is about: whether it was rung.
+unsafe fn rung_listener(entry: &pollfd, at: *const pollfd) -> Option<bool> {
+    if !remote::is_loaded()
+        || entry.events & READ == 0
+        || !matches!(fd_table::get(entry.fd), Entry::Listener(_))
+    {
+        return None;
+    }
+    let (bell, answer) = (listener::doorbell(entry.fd), unsafe { &*at });
+    (bell >= 0 && answer.fd == bell).then_some(answer.revents & libc::POLLIN != 0)
 }
 
 #[derive(Clone, Copy)]
@@ -234,10 +266,18 @@ extern "C" fn conclude(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept
                         conn.after_sleep(kind, unsafe { (*asked.add(bell)).revents } & libc::POLLIN != 0);
                         bell += 1;
                     }
-                    entry.revents = conn.combine(entry.events, conn.ring_state(), answer.revents);
+                    // One that has turned out to be TCP is for the next look.
+                    let moved = conn.settle(entry.fd) && conn.is_moved();
+                    let ring = conn.ring_state();
+                    entry.revents = if moved { conn.combine(entry.events, ring, answer.revents) } else { 0 };
                 } else if entry.events & READ != 0 {
                     conn.poll_ends();
                 }
+            } else if let Some(rung) = unsafe { rung_listener(entry, asked.add(bell)) } {
+                if rung {
+                    entry.revents |= entry.events & (libc::POLLIN | libc::POLLRDNORM);
+                }
+                bell += 1;
             }
             ready += (entry.revents != 0) as c_int;
         }
@@ -262,6 +302,9 @@ extern "C" fn abandon(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept:
                 } else if entry.events & READ != 0 {
                     conn.poll_ends();
                 }
+            // SAFETY: as in `prepare`.
+            } else if unsafe { rung_listener(entry, asked.add(bell)) }.is_some() {
+                bell += 1;
             }
         }
     });

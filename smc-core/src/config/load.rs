@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStringExt;
 
 use super::file::{self, Setting, CONFIG_ENV};
-use super::{Config, FILE_SETTINGS, TEST_SWITCH};
+use super::{Config, FILE_SETTINGS, RDMA_LIBRARY, TEST_SWITCH};
 use crate::policy::{self, Origin, Rule};
 
 /// Rules in the environment, separated by `;`. They come before those of the file.
@@ -50,7 +50,7 @@ impl Settings {
         if let Some((path, wanted)) = file::path(var(CONFIG_ENV)) {
             settings.file(&path, wanted);
         }
-        for name in FILE_SETTINGS.iter().chain(&[TEST_SWITCH]) {
+        for name in FILE_SETTINGS.iter().chain(&[TEST_SWITCH, RDMA_LIBRARY]) {
             let Some(value) = var(name) else { continue };
             if *name == "SMC_REPORT" {
                 // Any bytes but NUL, which no variable has.

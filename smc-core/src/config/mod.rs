@@ -2,6 +2,7 @@
 
 pub mod file;
 mod load;
+pub mod ueid;
 
 pub use load::{Complaint, Settings};
 
@@ -34,6 +35,13 @@ pub struct Config {
     pub max_conns: u32,
     /// SMC_REPORT: file that gets a line for each connection when it closes.
     pub report: Option<CString>,
+    /// SMC_UEID: the enterprise ids of this host for SMC-Rv2, in the order in which they are proposed. One to
+    /// [`ueid::MOST`], each as [`ueid::check`] wants it, without padding.
+    pub ueids: Vec<String>,
+    /// SMC_RDMA_DEVICE: the RDMA device that SMC-R is to use; empty: any.
+    pub rdma_device: String,
+    /// SMC_RDMA_LIBRARY: in place of the libsmc_rdma.so beside this library.
+    pub rdma_library: Option<CString>,
     /// SMC_TEST_SWITCH: in tests, a direction leaves its medium after this many calls on average; 0 never.
     pub test_switch: u32,
 }
@@ -47,6 +55,9 @@ impl Default for Config {
             sndbuf: DEFAULT_RING,
             max_conns: 0,
             report: None,
+            ueids: vec![ueid::DEFAULT.to_owned()],
+            rdma_device: String::new(),
+            rdma_library: None,
             test_switch: 0,
         }
     }
@@ -72,10 +83,14 @@ pub const FILE_SETTINGS: &[&str] = &[
     "SMC_RCVBUF",
     "SMC_SNDBUF",
     "SMC_MAX_CONNS",
+    "SMC_UEID",
     "SMC_DISABLE",
     "SMC_LOG",
     "SMC_REPORT",
+    "SMC_RDMA_DEVICE",
 ];
+/// In the environment alone: which code runs is not for a file to say.
+const RDMA_LIBRARY: &str = "SMC_RDMA_LIBRARY";
 /// For tests, in the environment alone.
 const TEST_SWITCH: &str = "SMC_TEST_SWITCH";
 
@@ -107,6 +122,15 @@ impl Config {
             "SMC_REPORT" => {
                 let path = CString::new(text).map_err(|_| "a NUL byte is no part of a path".to_owned())?;
                 self.report = Some(path).filter(|path| !path.is_empty());
+            }
+            "SMC_UEID" => self.ueids = ueid::list(text)?,
+            "SMC_RDMA_DEVICE" => match text.contains('/') {
+                false => self.rdma_device = text.to_owned(),
+                true => return Err("is no name of a device".to_owned()),
+            },
+            RDMA_LIBRARY => {
+                let path = CString::new(text).map_err(|_| "a NUL byte is no part of a path".to_owned())?;
+                self.rdma_library = Some(path).filter(|path| !path.is_empty());
             }
             TEST_SWITCH => self.test_switch = size(text, 0, 0, u64::from(u32::MAX))? as u32,
             _ => return Err(format!("there is no such setting; there are {}", FILE_SETTINGS.join(", "))),

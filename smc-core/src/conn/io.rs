@@ -41,7 +41,7 @@ impl Buffers {
 
     /// The next contiguous piece, at most `max` bytes.
     #[inline]
-    fn piece(&mut self, max: usize) -> Option<(*mut u8, usize)> {
+    pub(super) fn piece(&mut self, max: usize) -> Option<(*mut u8, usize)> {
         let max = max.min(self.remaining);
         while self.left > 0 && max > 0 {
             // SAFETY: `left` iovecs remain at `next`.
@@ -60,7 +60,7 @@ impl Buffers {
     }
 
     #[inline]
-    fn take(&mut self, n: usize) {
+    pub(super) fn take(&mut self, n: usize) {
         self.used += n;
         self.remaining -= n;
     }

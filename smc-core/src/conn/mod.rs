@@ -13,6 +13,7 @@ pub mod io;
 mod options;
 pub mod ready;
 mod recall;
+pub mod remote;
 pub mod rx;
 mod spin;
 pub mod tx;
@@ -38,6 +39,12 @@ use crate::{config, epoll, policy, report};
 const FREE: u32 = 0;
 const NATIVE: u32 = 1;
 const ATTACHED: u32 = 2;
+// Beyond this: `remote`.
+const OFFERED: u32 = 3;
+const DECIDING: u32 = 4;
+const REMOTE: u32 = 5;
+const FOREIGN: u32 = 6;
+const LOST: u32 = 7;
 
 /// A counter with a cache line to itself: the two directions must not share one.
 #[repr(align(64))]
@@ -105,6 +112,9 @@ pub struct Conn {
     /// Calls under way that read from (write to) TCP without knowing of the ring.
     native_rx: Line,
     native_tx: Line,
+    /// By which libsmc_rdma.so names it, 0 if it does not know it; and shutdowns before the decision. See `remote`.
+    far: AtomicU64,
+    shut: AtomicU32,
 }
 
 impl Default for Conn {
@@ -142,6 +152,8 @@ impl Default for Conn {
             gather: spin::Gather::default(),
             native_rx: Line::default(),
             native_tx: Line::default(),
+            far: AtomicU64::new(0),
+            shut: AtomicU32::new(0),
         }
     }
 }
@@ -166,6 +178,22 @@ pub enum Way {
     Tx,
 }
 
+/// Whether the peer of a new connection speaks SMC-R.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Far {
+    No,
+    /// It does: it waits for the handshake.
+    Capable,
+    /// It will be known when the connection is established.
+    Connecting,
+    /// Its handshake has begun already.
+    Begun {
+        number: u64,
+        data: i32,
+        room: i32,
+    },
+}
+
 /// The connections of this process, open ones only.
 pub fn all() -> impl Iterator<Item = &'static Conn> {
     (0..).map_while(|i| CONNS.get(i)).filter(|c| c.is_open())
@@ -173,8 +201,9 @@ pub fn all() -> impl Iterator<Item = &'static Conn> {
 
 impl Conn {
     /// Begins to follow a connection that has just been established. `active`: by connect() of this process. With
-    /// `why`, it stays on TCP. `None`: out of memory; the socket simply stays unmanaged.
-    pub fn open(fd: i32, active: bool, why: Option<Why>) -> Option<&'static Conn> {
+    /// `why`, it stays on TCP. `far`: the peer waits for an SMC-R handshake, or may; see [`Far`]. `None`: out of memory; the socket simply
+    /// stays unmanaged.
+    pub fn open(fd: i32, active: bool, why: Option<Why>, far: Far) -> Option<&'static Conn> {
         let (end_index, end) = shared::alloc()?;
         let Some((index, conn)) = CONNS.alloc(|_| false) else {
             end.let_go(Some(end_index));
@@ -215,6 +244,8 @@ impl Conn {
         entry.set_status(Mode::Tcp, Why::new(Detail::NotBusyYet));
         conn.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
         conn.phase.store(NATIVE, Ordering::Release);
+        conn.far.store(0, Ordering::Relaxed);
+        conn.bells.iter().for_each(|bell| bell.store(-1, Ordering::Relaxed));
         if let Some(why) = why {
             conn.pin(why);
         } else if fd <= 2 {
@@ -223,8 +254,14 @@ impl Conn {
             conn.pin(why);
         } else if policy::excludes(fd) {
             conn.pin(Why::new(Detail::Excluded));
-        } else if upgrade_after == 0 {
+        } else if upgrade_after == 0 && far == Far::No {
             conn.advance(conn.generation(), fd);
+        }
+        match far {
+            Far::No => {}
+            Far::Capable => conn.begin_far(fd, false),
+            Far::Connecting => conn.begin_far(fd, true),
+            Far::Begun { number, data, room } => conn.adopt_far(number, data, room),
         }
         Some(conn)
     }
@@ -243,7 +280,13 @@ impl Conn {
         self.phase.load(Ordering::Acquire) != FREE
     }
 
-    /// Both ends share memory: calls must go through the engine.
+    /// Calls must go through the engine.
+    #[inline]
+    pub fn is_moved(&self) -> bool {
+        self.phase.load(Ordering::SeqCst) >= ATTACHED
+    }
+
+    /// Both ends share memory.
     #[inline]
     pub fn is_attached(&self) -> bool {
         self.phase.load(Ordering::SeqCst) == ATTACHED
@@ -346,7 +389,7 @@ impl Conn {
     /// it; false if the connection is attached. May take a step of the rendezvous.
     #[inline]
     pub fn native_begin(&self, way: Way, generation: u32, fd: i32) -> bool {
-        if self.is_attached() {
+        if self.is_moved() {
             return false;
         }
         let weight = self.weight.load(Ordering::Relaxed) + config::CALL_WEIGHT;
@@ -362,7 +405,7 @@ impl Conn {
         line.fetch_add(1, Ordering::SeqCst);
         // The connection may have been attached by another thread since; whoever attaches looks at the counter
         // after it changed the phase.
-        if self.is_attached() {
+        if self.is_moved() {
             line.fetch_sub(1, Ordering::SeqCst);
             return false;
         }
@@ -715,7 +758,8 @@ impl Conn {
             slot = cold.slot.take();
             cold.rendezvous = Rendezvous::default();
         }
-        let attached = self.is_attached();
+        let phase = self.phase.load(Ordering::SeqCst);
+        let attached = phase == ATTACHED;
         let end_index = self.end_index.load(Ordering::Relaxed).checked_sub(1);
         if attached {
             self.pay_debt(fd);
@@ -726,6 +770,13 @@ impl Conn {
             if end.held_alone() {
                 self.last_close(fd);
             }
+            self.retire();
+            drop((rx, tx));
+        } else if phase > ATTACHED {
+            let rx = end.rx.lock.lock();
+            let tx = end.tx.lock.lock();
+            let phase = self.phase.load(Ordering::SeqCst);
+            self.close_far(phase);
             self.retire();
             drop((rx, tx));
         } else {
@@ -801,6 +852,7 @@ impl Conn {
 
     /// In the child, which has one thread: what other threads of the parent were doing is not going on here.
     pub(crate) fn forked(&self) {
+        self.far_forked();
         self.end().fork_done_in_child();
         self.end_index.store(0, Ordering::Relaxed);
         self.rx_waiters.store(0, Ordering::Relaxed);

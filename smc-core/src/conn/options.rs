@@ -92,6 +92,9 @@ impl Conn {
     /// For how long a wait for bytes may sleep before it must look again, nanoseconds.
     #[inline]
     pub fn rx_limit(&self) -> Option<u64> {
+        if !self.is_attached() {
+            return None;
+        }
         let held = self.rx_withheld();
         if self.low_water() > 1 && self.rx_is_mixed() {
             return Some(LOOK_NS);

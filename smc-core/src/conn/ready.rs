@@ -30,6 +30,9 @@ impl Conn {
     /// Looks at the cursors; no lock, no system call.
     #[inline]
     pub fn ring_state(&self) -> RingState {
+        if !self.is_attached() {
+            return RingState { readable: false, tx_on_ring: true, writable: false };
+        }
         let view = self.view();
         let end = self.end();
         if view.peers().recalls() || end.tx.owes.load(Ordering::Relaxed) != 0 {
@@ -78,6 +81,9 @@ impl Conn {
 
     /// The answer to the program: `ring` as of now, `kernel` as poll answered to [`Conn::kernel_events`].
     pub fn combine(&self, wanted: i16, ring: RingState, kernel: i16) -> i16 {
+        if !self.is_attached() {
+            return self.far_ready(wanted);
+        }
         if kernel & libc::POLLRDHUP != 0 {
             self.set_fin_seen();
         }
@@ -107,6 +113,10 @@ impl Conn {
     /// Asks for doorbells for `wanted`. The caller must issue [`crate::ring::asked`] and look at
     /// [`Conn::ring_state`] once more before it sleeps.
     pub fn want(&self, wanted: i16) {
+        if !self.is_attached() {
+            self.want_far(wanted);
+            return;
+        }
         let view = self.view();
         if wanted & IN != 0 {
             view.rx().want_data();
@@ -169,7 +179,10 @@ impl Conn {
 
     /// A wait in epoll is over: the peer need not ring, unless somebody else waits.
     pub(crate) fn waive_data(&self) {
-        if self.rx_waiters.load(Ordering::Relaxed) != 0 || !self.view().rx().waive_data() {
+        if !self.is_attached()
+            || self.rx_waiters.load(Ordering::Relaxed) != 0
+            || !self.view().rx().waive_data()
+        {
             return;
         }
         asked();
@@ -185,6 +198,9 @@ impl Conn {
 
     /// Bytes that a read could get now (FIONREAD), given what the kernel's queue holds.
     pub fn readable_bytes(&self, kernel: u64) -> u64 {
+        if !self.is_attached() {
+            return self.far_counts().unread;
+        }
         let view = self.view();
         let rx = &self.end().rx;
         let epoch = rx.epoch.load(Ordering::Relaxed);
@@ -201,11 +217,17 @@ impl Conn {
     /// Bytes sent that have not reached the peer (SIOCOUTQ), given what the kernel's queue holds. The ring is the peer's receive
     /// buffer: what lies there has reached it, unless it is held back.
     pub fn unsent_bytes(&self, kernel: u64) -> u64 {
+        if !self.is_attached() {
+            return self.far_counts().unsent;
+        }
         kernel + self.tx_withheld()
     }
 
     /// Bytes ever produced for this end, as far as they are visible in the ring (edge-triggered EPOLLIN).
     pub(crate) fn produced(&self) -> u64 {
+        if !self.is_attached() {
+            return self.far_counts().news + u64::from(self.fin_seen());
+        }
         let view = self.view();
         let rx = &self.end().rx;
         let head = rx.head.load(Ordering::Relaxed);
@@ -220,6 +242,9 @@ impl Conn {
 
     /// Where the peer last ran when it sent.
     pub(crate) fn peer_cpu(&self) -> Option<u32> {
+        if !self.is_attached() {
+            return None;
+        }
         self.view().rx().producer_cpu()
     }
 

@@ -32,7 +32,7 @@ pub struct RxOp {
     /// The kernel is asked for the sender's end before the ring counts as empty. Not at first: asking costs more
     /// than a short spin, and a sleep asks as well.
     ask_kernel: bool,
-    patience: Patience,
+    pub(super) patience: Patience,
 }
 
 impl RxOp {
@@ -72,6 +72,9 @@ enum Found {
 impl Conn {
     /// Takes the call as far as it goes without waiting.
     pub fn rx_step(&'static self, generation: u32, fd: i32, op: &mut RxOp) -> Step {
+        if !self.is_attached() {
+            return self.far_rx_step(generation, fd, op);
+        }
         if op.target == 0 {
             op.target = self.rx_target(op);
         }
@@ -151,7 +154,7 @@ impl Conn {
         }
     }
 
-    fn rx_target(&self, op: &RxOp) -> usize {
+    pub(super) fn rx_target(&self, op: &RxOp) -> usize {
         if op.flags & libc::MSG_WAITALL != 0 {
             return usize::MAX;
         }

@@ -28,7 +28,7 @@ pub struct TxOp {
     pub flags: i32,
     /// Bytes taken so far.
     pub done: usize,
-    patience: Patience,
+    pub(super) patience: Patience,
 }
 
 impl TxOp {
@@ -74,6 +74,9 @@ pub(crate) fn writable_space(size: u64) -> u64 {
 impl Conn {
     /// Takes the call as far as it goes without waiting.
     pub fn tx_step(&'static self, generation: u32, fd: i32, op: &mut TxOp) -> Step {
+        if !self.is_attached() {
+            return self.far_tx_step(generation, fd, op);
+        }
         loop {
             let found = match self.end().tx.lock.lock() {
                 Ok(held) => self.tx_try(held, generation, fd, op),

@@ -53,6 +53,8 @@ pub struct EpollSet {
     /// an event is ready.
     watched: AtomicU32,
     unasked: AtomicU32,
+    /// There may be connections whose SMC-R handshake is under way.
+    undecided: AtomicU32,
     lock: Lock,
     state: UnsafeCell<State>,
 }
@@ -82,6 +84,7 @@ impl Default for EpollSet {
             sleepers: AtomicU32::new(0),
             watched: AtomicU32::new(0),
             unasked: AtomicU32::new(0),
+            undecided: AtomicU32::new(0),
             lock: Lock::new(),
             state: UnsafeCell::new(State::default()),
         }
@@ -131,7 +134,7 @@ impl EpollSet {
         set.index.store(index, Ordering::Relaxed);
         set.epfd.store(epfd, Ordering::Relaxed);
         set.aliases.store(1, Ordering::Relaxed);
-        for word in [&set.has_inner, &set.sleepers, &set.watched, &set.unasked] {
+        for word in [&set.has_inner, &set.sleepers, &set.watched, &set.unasked, &set.undecided] {
             word.store(0, Ordering::Relaxed);
         }
         set.used.store(1, Ordering::Release);
@@ -200,7 +203,10 @@ impl EpollSet {
         conn: &'static Conn,
         event: Option<libc::epoll_event>,
     ) -> Ctl {
-        if !conn.is_attached() {
+        if conn.is_undecided() {
+            conn.settle(fd);
+        }
+        if !conn.is_moved() {
             return Ctl::Native;
         }
         if event.is_some_and(|e| !registration::is_valid(op, e.events)) {
@@ -261,7 +267,7 @@ impl EpollSet {
                 let made = registration::make(conn, self.me(), fd, event, &mut state.all);
                 if made.is_none() {
                     conn.pin(Why::new(Detail::Memory));
-                } else if conn.is_attached() {
+                } else if conn.is_moved() {
                     // Attached by another thread while the kernel was asked.
                     if made.is_some_and(|index| self.convert(state, index, conn, fd).is_err()) {
                         conn.pin(Why::new(Detail::FdLimit));
@@ -307,7 +313,12 @@ impl EpollSet {
             }
         };
         let tag = registration::tag(index);
-        kernel::add(inner, fd, kernel::SOCKET_EVENTS, tag | kernel::SOCKET)?;
+        if conn.is_attached() {
+            kernel::add(inner, fd, kernel::SOCKET_EVENTS, tag | kernel::SOCKET)?;
+        } else {
+            // Of a connection on SMC-R the socket tells nothing.
+            self.undecided.store(1, Ordering::SeqCst);
+        }
         if let Err(e) = add_doorbells(inner, conn, tag) {
             kernel::delete(inner, fd);
             return Err(e);
@@ -367,6 +378,28 @@ impl EpollSet {
     }
 
     // --- waiting ---
+
+    /// Sees which SMC-R handshakes of connections here are over. Before a look at what is ready.
+    pub fn settle(&self) {
+        if self.undecided.load(Ordering::Relaxed) != 0 {
+            self.settle_all();
+        }
+    }
+
+    #[cold]
+    fn settle_all(&self) {
+        let mut undecided = Vec::new();
+        if let Some((_held, state)) = self.state() {
+            let conns = state.all.iter().filter_map(|i| REGISTRATIONS.get(*i)).filter_map(|r| r.conn());
+            undecided.extend(conns.filter(|conn| conn.is_undecided()));
+            if undecided.is_empty() {
+                self.undecided.store(0, Ordering::Relaxed);
+            }
+        }
+        for conn in undecided {
+            conn.settle(conn.listed_fd());
+        }
+    }
 
     /// Puts events that are ready now into `out`; returns how many. No system call unless the kernel had news of a
     /// socket.
@@ -531,6 +564,28 @@ pub(crate) fn connection_attached(conn: &Conn, _fd: i32) {
     if failed {
         conn.pin(Why::new(Detail::FdLimit));
     }
+}
+
+/// The connection has turned out to be TCP: its registrations go back to the program's epoll instances.
+pub(crate) fn connection_returned(conn: &Conn) {
+    if conn.registrations.load(Ordering::Acquire) == 0 {
+        return;
+    }
+    let Ok(_lists) = LISTS.lock() else { return };
+    registration::each_of(conn, |index, r| {
+        let Some(set) = SETS.get(r.set()) else { return };
+        let Some((_held, state)) = set.state() else { return };
+        if !r.is_moved() {
+            return;
+        }
+        set.move_out(state, conn, r.fd());
+        if r.is_parked() {
+            return set.forget(state, index);
+        }
+        state.hot.retain(|i| *i != index);
+        let events = r.return_to_kernel();
+        let _ = kernel::add(set.epfd.load(Ordering::Relaxed), r.fd(), events, r.data());
+    });
 }
 
 /// A writer of the connection was told to wait: its registrations are to be looked at in the next waits.

@@ -166,6 +166,16 @@ impl Registration {
     pub(super) fn set_moved(&self) {
         self.state.store(MOVED, Ordering::Relaxed);
     }
+    /// The kernel is to tell its readiness again. Returns the events to ask for.
+    pub(super) fn return_to_kernel(&self) -> u32 {
+        self.state.store(NOTED, Ordering::Relaxed);
+        self.cool();
+        match self.disabled.swap(0, Ordering::Relaxed) {
+            0 => self.events(),
+            // One-shot, and fired.
+            _ => self.events() & (EPOLLET | EPOLLONESHOT),
+        }
+    }
     /// EPOLL_CTL_DEL: for the program it is gone.
     pub(super) fn park(&self) {
         self.parked.store(1, Ordering::Relaxed);
@@ -254,14 +264,14 @@ impl Registration {
     /// up.
     pub(super) fn evaluate(&self, take: bool) -> u32 {
         let Some(conn) = self.conn() else { return 0 };
-        if self.disabled.load(Ordering::Relaxed) != 0 || !conn.is_attached() {
+        if self.disabled.load(Ordering::Relaxed) != 0 || !conn.is_moved() {
             return 0;
         }
         let wanted = self.wanted();
         let ring = conn.ring_state();
         let mut kernel = 0;
         let dirty = self.kernel_dirty.load(Ordering::Relaxed) != 0;
-        if dirty || (!ring.tx_on_ring && wanted & libc::POLLOUT != 0) {
+        if conn.is_attached() && (dirty || (!ring.tx_on_ring && wanted & libc::POLLOUT != 0)) {
             let ask = conn.kernel_events(wanted, ring) | libc::POLLRDHUP;
             // The number registered may have been closed while a duplicate goes on.
             let mut look = [libc::pollfd { fd: conn.listed_fd(), events: ask, revents: 0 }];

@@ -33,6 +33,11 @@ pub struct SocketRecord {
     pub peer_reason: String,
     /// One sentence about `reason`.
     pub reason_text: String,
+    /// On SMC-R: `CLNT` or `SERV`, and RDMA device and port as `rxe0/1`; else empty.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub role: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub device: String,
     /// When the process began to manage the socket: milliseconds since the epoch.
     pub since: u64,
     /// Bytes of the program's stream, by path and direction.
@@ -100,6 +105,7 @@ impl SocketRecord {
     pub(super) fn build(pid: i32, comm: String, fd: i32, s: &Snapshot, side: &KernelSide) -> SocketRecord {
         let mode = s.mode().unwrap_or_default();
         let on_smc = mode != Mode::Tcp;
+        let (client, device) = s.far().filter(|_| mode == Mode::Smcr).unwrap_or_default();
         let code = if on_smc { 0 } else { s.reason_code() };
         SocketRecord {
             pid,
@@ -114,6 +120,12 @@ impl SocketRecord {
             reason: code_text(code),
             peer_reason: code_text(if on_smc { 0 } else { s.peer_reason }),
             reason_text: reason_text(s, on_smc).to_owned(),
+            role: match device.is_empty() {
+                true => "",
+                false if client => "CLNT",
+                false => "SERV",
+            },
+            device,
             since: s.since_ms,
             tcp_rx_bytes: s.tcp_rx,
             tcp_tx_bytes: s.tcp_tx,

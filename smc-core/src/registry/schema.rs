@@ -100,12 +100,20 @@ pub struct Entry {
     tcp_rx: AtomicU64,
     ring_rx: AtomicU64,
     kind: AtomicU32,
-    reserved_rx: AtomicU32,
+    /// On SMC-R: [`FAR_KNOWN`], [`FAR_CLIENT`], and the port of the RDMA device in bits 15..8.
+    far: AtomicU32,
     tcp_tx: AtomicU64,
     ring_tx: AtomicU64,
     /// Scratch for the writer (see `Writer::page_usable`); the rest reserved.
-    scratch: [AtomicU64; 6],
+    scratch: [AtomicU64; 4],
+    /// The name of the RDMA device, padded with NUL, as its bytes lie in memory.
+    device: [AtomicU64; 2],
 }
+
+/// The socket is, or was, on SMC-R.
+const FAR_KNOWN: u32 = 1;
+/// It is the client's end.
+const FAR_CLIENT: u32 = 2;
 
 const FREE: u32 = 0;
 const SETUP: u32 = 1;
@@ -134,10 +142,11 @@ impl Entry {
             tcp_rx: ZERO,
             ring_rx: ZERO,
             kind: AtomicU32::new(0),
-            reserved_rx: AtomicU32::new(0),
+            far: AtomicU32::new(0),
             tcp_tx: ZERO,
             ring_tx: ZERO,
-            scratch: [ZERO; 6],
+            scratch: [ZERO; 4],
+            device: [ZERO; 2],
         }
     };
 
@@ -185,6 +194,15 @@ impl Entry {
     /// The recorded reason, [`Why::NONE`] if none was set.
     pub fn why(&self) -> Why {
         Why::unpack(self.status.load(Relaxed) & !MODE_MASK).unwrap_or(Why::NONE)
+    }
+
+    /// What is known of a connection on SMC-R: which end it is, the RDMA device and its port.
+    pub fn set_far(&self, client: bool, device: &[u8; 16], port: u32) {
+        for (word, bytes) in self.device.iter().zip(device.chunks_exact(8)) {
+            word.store(u64::from_ne_bytes(bytes.try_into().unwrap_or_default()), Relaxed);
+        }
+        let role = if client { FAR_CLIENT } else { 0 };
+        self.far.store(FAR_KNOWN | role | (port & 0xff) << 8, Relaxed);
     }
 
     /// The reason code that the peer gave.
@@ -248,6 +266,8 @@ impl Entry {
             kind: self.kind.load(Relaxed),
             tcp_tx: self.tcp_tx.load(Relaxed),
             ring_tx: self.ring_tx.load(Relaxed),
+            far: self.far.load(Relaxed),
+            device: [self.device[0].load(Relaxed), self.device[1].load(Relaxed)],
         }
     }
 
@@ -268,6 +288,7 @@ impl Entry {
         self.kind.store(kind as u32, Relaxed);
         self.tcp_tx.store(0, Relaxed);
         self.ring_tx.store(0, Relaxed);
+        self.far.store(0, Relaxed);
         self.state.store(generation | LIVE, Release);
     }
 
@@ -301,6 +322,8 @@ pub struct Snapshot {
     kind: u32,
     pub tcp_tx: u64,
     pub ring_tx: u64,
+    far: u32,
+    device: [u64; 2],
 }
 
 impl Snapshot {
@@ -319,6 +342,8 @@ impl Snapshot {
             kind: u32_at(b, 56),
             tcp_tx: u64_at(b, 64),
             ring_tx: u64_at(b, 72),
+            far: u32_at(b, 60),
+            device: [u64_at(b, 112), u64_at(b, 120)],
         }
     }
 
@@ -330,6 +355,17 @@ impl Snapshot {
     /// Whether `later` is about the same socket.
     pub fn same_socket(&self, later: &Snapshot) -> bool {
         self.state == later.state
+    }
+
+    /// For a connection that is or was on SMC-R: whether it is the client's end, and the RDMA device with its port, as `rxe0/1`.
+    pub fn far(&self) -> Option<(bool, String)> {
+        if self.far & FAR_KNOWN == 0 {
+            return None;
+        }
+        let bytes: Vec<u8> = self.device.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        let name: String = String::from_utf8_lossy(name).chars().filter(|c| c.is_ascii_graphic()).collect();
+        Some((self.far & FAR_CLIENT != 0, format!("{name}/{}", self.far >> 8 & 0xff)))
     }
 
     /// What the socket is, `None` for a number this version does not know.

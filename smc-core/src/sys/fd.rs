@@ -33,6 +33,13 @@ impl OwnFd {
         Ok(OwnFd(AtomicI32::new(high)))
     }
 
+    /// Another descriptor of what is behind `fd`.
+    pub fn duplicate(fd: i32) -> Result<OwnFd> {
+        // SAFETY: integer arguments only.
+        let low = unsafe { sys!(SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, 3) }?;
+        OwnFd::adopt(low as i32)
+    }
+
     #[inline]
     pub fn raw(&self) -> i32 {
         self.0.load(Ordering::Relaxed)

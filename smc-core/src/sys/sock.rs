@@ -304,6 +304,12 @@ fn tcp_info(fd: i32) -> Result<TcpInfo> {
     unsafe { option(fd, libc::IPPROTO_TCP, libc::TCP_INFO) }
 }
 
+/// Whether a TCP socket has, or had, a connection: established, or closed by the peer only.
+pub fn is_established(fd: i32) -> bool {
+    const TCP_CLOSE_WAIT: u8 = 8;
+    tcp_info(fd).is_ok_and(|info| matches!(info.state, TCP_ESTABLISHED | TCP_CLOSE_WAIT))
+}
+
 /// Bytes in the receive queue of a socket (SIOCINQ).
 pub fn queued(fd: i32) -> Result<u64> {
     ioctl_int(fd, libc::FIONREAD)

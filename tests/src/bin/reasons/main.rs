@@ -27,6 +27,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 const ELSEWHERE: &[(Detail, &str)] = &[
     (Detail::Panicked, "a unit test: shim/src/guard.rs"),
     (Detail::IpsecPolicy, "with every row of the option table: ci/options.sh"),
+    (Detail::FarLost, "a peer that breaks off: ci/lab/smc-r-programs.sh"),
 ];
 
 /// What takes longer hangs.

@@ -110,6 +110,7 @@ fn ours(fd: i32, side: Side, engine: &Engine) -> Result<Carrier, String> {
             let peer = fallback.peer.map_or(String::new(), |peer| format!("/0x{:08x}", peer.0));
             Ok(Carrier::Socket(format!("tcp 0x{:08x}{peer}", fallback.diagnosis.0)))
         }
+        Outcome::Plain | Outcome::Elsewhere => Err("the handshake was not run here".into()),
         Outcome::Failed(failure) => Err(format!("handshake: {failure:?}")),
     }
 }

@@ -1,0 +1,559 @@
+//! A connection whose peer speaks SMC-R: deciding, and the calls of one that is on it.
+//!
+//! ```text
+//! NATIVE ──connect()──> DECIDING ──┬──> REMOTE    on SMC-R: every call goes to the library
+//! accept() ──> OFFERED ──> ┘       ├──> NATIVE    TCP, by agreement or because the peer does not speak it
+//!                                  ├──> FOREIGN   another process has it
+//!                                  └──> LOST      the handshake broke off
+//! ```
+//!
+//! *Offered*: the connection was accepted with the SMC option, and the peer waits for the handshake. It begins with the first call of a
+//! process that uses the connection, by that process's engine, so that it may be a child's; or, after a second, by the engine of the process
+//! that accepted it. Whoever comes first takes [`EndState::claim`](crate::shared::EndState::claim).
+//!
+//! *Deciding*: the handshake is under way. The connection is neither readable nor writable, and data calls wait.
+//!
+//! *Foreign*: this process cannot use it, as after a fork of a process that had the connection on SMC-R. Data calls fail with ECONNABORTED.
+
+use core::sync::atomic::Ordering;
+
+use super::io::{Dry, Source};
+use super::rx::RxOp;
+use super::tx::TxOp;
+use super::wait::{May, Patience, Sleep, Step};
+use super::{Conn, ATTACHED, DECIDING, FOREIGN, LOST, NATIVE, OFFERED, REMOTE};
+use crate::link::{Bell, Doorbells};
+use crate::reason::{Detail, Reason, Why};
+use crate::registry::Mode;
+use crate::remote::{self, abi};
+use crate::sys::{sock, Errno};
+use crate::{epoll, lock, sys};
+
+const IN: i16 = libc::POLLIN | libc::POLLRDNORM;
+const OUT: i16 = libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND;
+/// poll reports these whether they are asked for or not.
+const ALWAYS: i16 = libc::POLLERR | libc::POLLHUP;
+
+/// Bytes of a file or pipe that are sent at once.
+const PIECE: usize = 16 << 10;
+
+/// Whether it is known what carries a connection.
+#[derive(Clone, Copy)]
+pub enum Decision {
+    Decided,
+    /// Sleep, and ask again.
+    Wait(Sleep),
+    Fail(Errno),
+}
+
+/// A result of the library's.
+fn result(value: isize) -> Result<usize, Errno> {
+    usize::try_from(value).map_err(|_| Errno(-value as i32))
+}
+
+impl Conn {
+    /// Not, or not any more, served by the socket itself or by shared memory.
+    #[inline]
+    pub fn is_far(&self) -> bool {
+        self.phase.load(Ordering::SeqCst) > ATTACHED
+    }
+
+    /// See the module: offered or deciding.
+    #[inline]
+    pub fn is_undecided(&self) -> bool {
+        matches!(self.phase.load(Ordering::SeqCst), OFFERED | DECIDING)
+    }
+
+    /// Its handshake has not begun.
+    pub fn is_offered(&self) -> bool {
+        self.phase.load(Ordering::SeqCst) == OFFERED
+    }
+
+    fn number(&self) -> u64 {
+        self.far.load(Ordering::Relaxed)
+    }
+
+    /// Uses the library on this connection.
+    fn far<T>(&self, otherwise: T, act: impl FnOnce(&abi::Table, u64) -> T) -> T {
+        remote::with(otherwise, |table| act(table, self.number()))
+    }
+
+    /// The peer is capable of SMC-R; `connecting`: or may be, when the connection is established. A handshake begins, or waits for
+    /// somebody to use the connection.
+    pub(super) fn begin_far(&self, fd: i32, connecting: bool) {
+        self.far.store(0, Ordering::Relaxed);
+        self.shut.store(0, Ordering::Relaxed);
+        let flags = match (self.is_active(), connecting) {
+            (true, true) => abi::CONNECTING,
+            (true, false) => 0,
+            (false, _) => abi::SERVER | abi::OFFERED,
+        };
+        let phase = if self.is_active() { DECIDING } else { OFFERED };
+        match self.start_far(fd, flags) {
+            Ok(()) => self.phase.store(phase, Ordering::SeqCst),
+            Err(e) => self.cannot(fd, e),
+        }
+    }
+
+    /// This end has called connect() on a socket that asked for the SMC option. `connecting`: the call goes on in the background.
+    pub fn connects_far(&self, fd: i32, connecting: bool) {
+        if self.phase.load(Ordering::SeqCst) == NATIVE {
+            self.begin_far(fd, connecting);
+            if self.registrations.load(Ordering::Acquire) != 0 && self.is_far() {
+                epoll::connection_attached(self, fd);
+            }
+        }
+    }
+
+    fn start_far(&self, fd: i32, flags: u32) -> Result<(), Errno> {
+        let decline = self.pinned().map(|why| why.reason.code());
+        let start = abi::Start {
+            fd,
+            flags: flags | if decline.is_some() { abi::DECLINE } else { 0 },
+            decline: decline.unwrap_or(0),
+            claim: if self.is_active() { core::ptr::null() } else { self.end().claim.as_ptr() },
+        };
+        let mut begun = abi::Begun::default();
+        // SAFETY: both are valid for the call, and `end` stays mapped.
+        let done = remote::with(-libc::EAGAIN, |table| unsafe { (table.begin)(&start, &mut begun) });
+        result(done as isize)?;
+        self.set_far(begun.number, begun.data, begun.room);
+        Ok(())
+    }
+
+    fn set_far(&self, number: u64, data: i32, room: i32) {
+        self.slot_end.store(0, Ordering::Relaxed);
+        self.bells[Doorbells::index(1, Bell::Data)].store(data, Ordering::Relaxed);
+        self.bells[Doorbells::index(0, Bell::Space)].store(room, Ordering::Relaxed);
+        self.far.store(number, Ordering::Relaxed);
+    }
+
+    /// A connection whose handshake the library has begun before the program accepted it.
+    pub(super) fn adopt_far(&self, number: u64, data: i32, room: i32) {
+        self.shut.store(0, Ordering::Relaxed);
+        self.set_far(number, data, room);
+        self.phase.store(DECIDING, Ordering::SeqCst);
+    }
+
+    /// A handshake is due that cannot be had: the peer waits for it, so that the connection is of no use.
+    #[cold]
+    fn cannot(&self, fd: i32, e: Errno) {
+        log::error!("fd {fd}: no SMC-R handshake ({e}); connection ended");
+        self.lose(fd, Errno(libc::ECONNABORTED));
+    }
+
+    /// The connection ends: what is in the TCP stream is not the program's.
+    fn lose(&self, fd: i32, e: Errno) {
+        self.pin(Why::new(Detail::FarLost));
+        self.save_error(e);
+        let _ = sock::shutdown(fd, libc::SHUT_RDWR);
+        self.phase.store(LOST, Ordering::SeqCst);
+    }
+
+    /// A call is made that uses the connection: an offered handshake begins. Sees whether it is over; true: it is, or there was none.
+    pub fn settle(&self, fd: i32) -> bool {
+        if !self.is_undecided() {
+            return true;
+        }
+        let Ok(held) = self.end().rx.lock.lock() else { return false };
+        if self.phase.load(Ordering::SeqCst) == OFFERED {
+            self.touch(fd);
+        }
+        let mut over = None;
+        if self.phase.load(Ordering::SeqCst) == DECIDING {
+            let mut said = abi::Outcome::default();
+            // SAFETY: a valid place for the result.
+            let done = self.far(-libc::EAGAIN, |table, number| unsafe { (table.outcome)(number, &mut said) });
+            if done == -libc::EAGAIN || (done == 0 && said.state == abi::UNDER_WAY) {
+                return false;
+            }
+            self.decided(fd, said);
+            over = (self.phase.load(Ordering::SeqCst) == NATIVE).then(|| self.number());
+        }
+        drop(held);
+        if let Some(number) = over {
+            epoll::connection_returned(self);
+            // After that nobody waits for its doorbells.
+            remote::with((), |table| {
+                (table.close)(number, 0);
+            });
+        }
+        true
+    }
+
+    /// With the receiving lock: an offered handshake begins now.
+    fn touch(&self, fd: i32) {
+        let mut number = self.number();
+        if number != 0 && self.is_pinned() {
+            // Something has come up that only TCP serves: it begins anew, as one that ends there.
+            remote::with((), |table| {
+                (table.close)(number, 1);
+            });
+            number = 0;
+        }
+        if number != 0 {
+            self.far((), |table, number| {
+                (table.start)(number);
+            });
+            self.phase.store(DECIDING, Ordering::SeqCst);
+            return;
+        }
+        match self.start_far(fd, abi::SERVER) {
+            Ok(()) => self.phase.store(DECIDING, Ordering::SeqCst),
+            Err(Errno(libc::EBUSY)) => self.phase.store(FOREIGN, Ordering::SeqCst),
+            Err(e) => self.cannot(fd, e),
+        }
+    }
+
+    fn decided(&self, fd: i32, said: abi::Outcome) {
+        let shut = self.shut.swap(0, Ordering::Relaxed);
+        match said.state {
+            abi::SMC => {
+                let role = if self.is_active() { "client" } else { "server" };
+                self.entry().set_far(self.is_active(), &said.device, said.port);
+                self.entry().set_status(Mode::Smcr, Why::NONE);
+                log::debug!("fd {fd}: on SMC-R, {role}");
+                self.phase.store(REMOTE, Ordering::SeqCst);
+                if shut & SHUT_TX != 0 {
+                    self.far((), |table, number| {
+                        (table.shutdown_write)(number);
+                    });
+                }
+                return;
+            }
+            abi::ELSEWHERE => {
+                self.phase.store(FOREIGN, Ordering::SeqCst);
+                return;
+            }
+            abi::TCP => {
+                self.pin(Why::from(Reason::from_code(said.code).unwrap_or(Reason::Interr)));
+                if said.peer_code != 0 {
+                    self.peer_reason(said.peer_code);
+                }
+            }
+            abi::PLAIN => {
+                if sock::is_established(fd) {
+                    self.pin(Why::new(Detail::PeerRemote));
+                }
+            }
+            _ => {
+                log::info!("fd {fd}: SMC-R handshake failed: errno {}", said.code);
+                return self.lose(fd, Errno(said.code as i32));
+            }
+        }
+        self.phase.store(NATIVE, Ordering::SeqCst);
+        if shut != 0 {
+            let how = [libc::SHUT_WR, libc::SHUT_RD, libc::SHUT_RDWR][(shut as usize - 1).min(2)];
+            let _ = sock::shutdown(fd, how);
+        }
+    }
+
+    /// Whether a call may go on. `timeout`: the option with the time it may take.
+    pub fn decide(&self, fd: i32, flags: i32, timeout: i32, patience: &mut Patience) -> Decision {
+        if self.settle(fd) {
+            return Decision::Decided;
+        }
+        match patience.ask(fd, flags, timeout) {
+            May::Wait { remaining_ns } => {
+                let bell = self.wakes_me(Bell::Space);
+                Decision::Wait(Sleep::new((-1, 0), bell, remaining_ns, None))
+            }
+            May::NotAtAll => Decision::Fail(Errno(libc::EAGAIN)),
+            May::Fail(e) => Decision::Fail(e),
+        }
+    }
+
+    // --- data ---
+
+    /// As [`Conn::rx_step`], on SMC-R.
+    pub(super) fn far_rx_step(&self, generation: u32, fd: i32, op: &mut RxOp) -> Step {
+        loop {
+            let target = self.rx_target(op);
+            let found = match self.end().rx.lock.lock() {
+                Ok(held) => {
+                    let found = self.far_receive(generation, op);
+                    drop(held);
+                    found
+                }
+                Err(lock::Reentered) => Err(Errno(libc::EAGAIN)),
+            };
+            match found {
+                Ok(()) => return Step::Done(op.done),
+                Err(Errno(libc::EAGAIN)) if op.done >= target => return Step::Done(op.done),
+                Err(Errno(libc::EAGAIN)) => {}
+                // For the next call, which finds it again.
+                Err(_) if op.done > 0 => return Step::Done(op.done),
+                Err(e) => return Step::Fail(e),
+            }
+            let remaining_ns = match op.patience.ask(fd, op.flags, libc::SO_RCVTIMEO) {
+                May::Wait { remaining_ns } => remaining_ns,
+                May::NotAtAll if op.done > 0 => return Step::Done(op.done),
+                May::NotAtAll => return Step::Fail(Errno(libc::EAGAIN)),
+                May::Fail(e) => return Step::Fail(e),
+            };
+            if self.want_far(libc::POLLIN) == 0 {
+                self.rx_wait_begins();
+                return Step::Sleep(Sleep::new((-1, 0), self.wakes_me(Bell::Data), remaining_ns, None));
+            }
+        }
+    }
+
+    /// `Ok`: the call is complete.
+    fn far_receive(&self, generation: u32, op: &mut RxOp) -> Result<(), Errno> {
+        if self.phase.load(Ordering::SeqCst) == LOST {
+            // As on TCP: the error once, and then the end.
+            return self.take_saved_error().map_or(Ok(()), Err);
+        }
+        self.check_far(generation)?;
+        let peeks = op.flags & libc::MSG_PEEK != 0;
+        loop {
+            let Some((into, length)) = op.buffers.piece(usize::MAX) else { return Ok(()) };
+            let into = if op.flags & libc::MSG_TRUNC != 0 { core::ptr::null_mut() } else { into };
+            // SAFETY: the program's buffer.
+            let got = self.far(-(libc::EAGAIN as isize), |table, number| unsafe {
+                match peeks {
+                    true if into.is_null() => {
+                        let mut counts = abi::Counts::default();
+                        (table.counts)(number, &mut counts);
+                        (counts.unread as usize).saturating_sub(op.done).min(length) as isize
+                    }
+                    true => (table.peek)(number, into, length, op.done),
+                    false => (table.receive)(number, into, length),
+                }
+            });
+            let n = match result(got) {
+                // What was peeked at does not come again.
+                Err(Errno(libc::EAGAIN)) if peeks && op.done > 0 => return Ok(()),
+                Err(Errno(libc::EAGAIN)) if self.fin_seen() => return Ok(()),
+                other => other?,
+            };
+            if n == 0 {
+                return Ok(());
+            }
+            op.buffers.take(n);
+            op.done += n;
+            if !peeks {
+                self.entry().add_ring_rx(n as u64);
+            }
+        }
+    }
+
+    fn check_far(&self, generation: u32) -> Result<(), Errno> {
+        match self.phase.load(Ordering::SeqCst) {
+            _ if self.generation() != generation => Err(Errno(libc::EBADF)),
+            REMOTE => Ok(()),
+            FOREIGN => Err(Errno(libc::ECONNABORTED)),
+            LOST => Err(self.take_saved_error().unwrap_or(Errno(libc::EPIPE))),
+            _ => Err(Errno(libc::EBADF)),
+        }
+    }
+
+    /// As [`Conn::tx_step`], on SMC-R.
+    pub(super) fn far_tx_step(&self, generation: u32, fd: i32, op: &mut TxOp) -> Step {
+        loop {
+            let found = match self.end().tx.lock.lock() {
+                Ok(held) => {
+                    let found = self.far_send(generation, op);
+                    drop(held);
+                    found
+                }
+                Err(lock::Reentered) => Err(Errno(libc::EAGAIN)),
+            };
+            match found {
+                Ok(()) => return Step::Done(op.done),
+                Err(Errno(libc::EAGAIN)) => {}
+                Err(super::io::DRY) => match &op.source {
+                    Source::Pipe { fd: pipe, wait: true, .. } if op.done == 0 => {
+                        let nothing = (Bell::Space, -1);
+                        return Step::Sleep(Sleep::new((*pipe, libc::POLLIN), nothing, None, None));
+                    }
+                    _ if op.done > 0 => return Step::Done(op.done),
+                    _ => return Step::Fail(Errno(libc::EAGAIN)),
+                },
+                Err(_) if op.done > 0 => return Step::Done(op.done),
+                Err(e) => {
+                    if e == Errno(libc::EPIPE) && op.flags & libc::MSG_NOSIGNAL == 0 {
+                        // SAFETY: integer arguments only. The signal is this thread's, as the kernel has it.
+                        let _ = unsafe { sys!(SYS_tgkill, sys::getpid(), sys::gettid(), libc::SIGPIPE) };
+                    }
+                    return Step::Fail(e);
+                }
+            }
+            let remaining_ns = match op.patience.ask(fd, op.flags, libc::SO_SNDTIMEO) {
+                May::Wait { remaining_ns } => remaining_ns,
+                May::NotAtAll => {
+                    self.end().tx.starved.fetch_add(1, Ordering::Relaxed);
+                    if self.want_far(libc::POLLOUT) != 0 {
+                        self.ring_own(Bell::Space);
+                    }
+                    epoll::connection_starved(self);
+                    return if op.done > 0 { Step::Done(op.done) } else { Step::Fail(Errno(libc::EAGAIN)) };
+                }
+                May::Fail(e) => return Step::Fail(e),
+            };
+            if self.want_far(libc::POLLOUT) == 0 {
+                return Step::Sleep(Sleep::new((-1, 0), self.wakes_me(Bell::Space), remaining_ns, None));
+            }
+        }
+    }
+
+    /// `Ok`: the call is complete.
+    fn far_send(&self, generation: u32, op: &mut TxOp) -> Result<(), Errno> {
+        self.check_far(generation)?;
+        while op.source.remaining() > 0 {
+            let n = match &mut op.source {
+                Source::Buffers(buffers) => {
+                    let Some((from, length)) = buffers.piece(usize::MAX) else { return Ok(()) };
+                    // SAFETY: the program's buffer.
+                    let n = unsafe { self.send_far(from, length) }?;
+                    buffers.take(n);
+                    n
+                }
+                source => {
+                    let mut piece = [0u8; PIECE];
+                    // With nothing: whether anything can be sent at all.
+                    // SAFETY: no bytes.
+                    unsafe { self.send_far(piece.as_ptr(), 0) }?;
+                    // With the sending lock, room does not shrink: all that is read will go.
+                    let again = -(libc::EAGAIN as isize);
+                    let room = result(self.far(again, |table, number| (table.room)(number)))?;
+                    let length = room.min(PIECE).min(source.remaining());
+                    if length == 0 {
+                        return Err(Errno(libc::EAGAIN));
+                    }
+                    let filled = source.fill([(piece.as_mut_ptr(), length), (piece.as_mut_ptr(), 0)]);
+                    let filled = match filled {
+                        Ok(n) => n,
+                        Err(Dry::End) => return Ok(()),
+                        Err(Dry::Later) => return Err(super::io::DRY),
+                        Err(Dry::Error(e)) => return Err(e),
+                    };
+                    // SAFETY: as many bytes were put there.
+                    unsafe { self.send_far(piece.as_ptr(), filled) }?
+                }
+            };
+            op.done += n;
+            self.entry().add_ring_tx(n as u64);
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// `from` must point at `length` bytes.
+    unsafe fn send_far(&self, from: *const u8, length: usize) -> Result<usize, Errno> {
+        let again = -(libc::EAGAIN as isize);
+        // SAFETY: promised by the caller.
+        result(self.far(again, |table, number| unsafe { (table.send)(number, from, length) }))
+    }
+
+    // --- readiness ---
+
+    /// poll's answer.
+    pub(super) fn far_ready(&self, wanted: i16) -> i16 {
+        let ready = match self.phase.load(Ordering::SeqCst) {
+            REMOTE => self.far(0, |table, number| (table.ready)(number)),
+            FOREIGN | LOST => i32::from(IN | OUT | libc::POLLRDHUP | ALWAYS),
+            _ => return 0,
+        };
+        let mut ready = ready.max(0) as i16;
+        if self.fin_seen() {
+            ready |= IN | libc::POLLRDHUP;
+        }
+        ready & (wanted | ALWAYS)
+    }
+
+    /// Asks for doorbells for `wanted`; returns what of it is ready already.
+    pub(super) fn want_far(&self, wanted: i16) -> i32 {
+        let events = i32::from(
+            if wanted & IN != 0 { libc::POLLIN } else { 0 }
+                | if wanted & OUT != 0 { libc::POLLOUT } else { 0 },
+        );
+        match self.phase.load(Ordering::SeqCst) {
+            REMOTE => self.far(0, |table, number| (table.want)(number, events)).max(0),
+            // The handshake's end rings both.
+            OFFERED | DECIDING => 0,
+            _ => events,
+        }
+    }
+
+    pub(super) fn far_counts(&self) -> abi::Counts {
+        let mut counts = abi::Counts::default();
+        if self.phase.load(Ordering::SeqCst) == REMOTE {
+            // SAFETY: a valid place for the result.
+            self.far(0, |table, number| unsafe { (table.counts)(number, &mut counts) });
+        }
+        counts
+    }
+
+    /// The error with which the connection has ended, as SO_ERROR tells it; 0 for none.
+    pub fn far_error(&self) -> i32 {
+        match self.phase.load(Ordering::SeqCst) {
+            REMOTE => self.far(0, |table, number| (table.error)(number)).max(0),
+            FOREIGN => libc::ECONNABORTED,
+            LOST => self.take_error(),
+            _ => 0,
+        }
+    }
+
+    /// The error of a connect whose handshake broke off, 0 for none.
+    pub fn connect_error(&self) -> i32 {
+        match self.phase.load(Ordering::SeqCst) {
+            LOST => self.take_error(),
+            _ => 0,
+        }
+    }
+
+    // --- ends ---
+
+    /// shutdown(2). False: it is TCP's.
+    pub fn shut_far(&self, fd: i32, how: i32) -> bool {
+        let marks = match how {
+            libc::SHUT_RD => SHUT_RX,
+            libc::SHUT_WR => SHUT_TX,
+            _ => SHUT_RX | SHUT_TX,
+        };
+        if !self.settle(fd) {
+            // What has been shut down before the decision is shut down after it.
+            self.shut.fetch_or(marks, Ordering::Relaxed);
+        } else if !self.is_far() {
+            return false;
+        } else if marks & SHUT_TX != 0 {
+            self.far((), |table, number| {
+                (table.shutdown_write)(number);
+            });
+        }
+        if marks & SHUT_RX != 0 {
+            self.set_fin_seen();
+        }
+        // Whoever sleeps looks again.
+        self.ring_own(Bell::Data);
+        self.ring_own(Bell::Space);
+        true
+    }
+
+    /// The last descriptor of this process is about to be closed, and nobody is inside any more.
+    pub(super) fn close_far(&self, phase: u32) {
+        let number = self.far.swap(0, Ordering::Relaxed);
+        if number == 0 || phase == FOREIGN {
+            return;
+        }
+        let cancel = phase == OFFERED && !self.end().held_alone();
+        remote::with((), |table| {
+            (table.close)(number, i32::from(cancel));
+        });
+    }
+
+    /// In a forked child: what the parent has, this process has not.
+    pub(super) fn far_forked(&self) {
+        match self.phase.load(Ordering::SeqCst) {
+            // Here, or there: whoever uses it first.
+            OFFERED => self.far.store(0, Ordering::Relaxed),
+            DECIDING | REMOTE => self.phase.store(FOREIGN, Ordering::SeqCst),
+            _ => {}
+        }
+    }
+}
+
+/// In [`Conn::shut`].
+const SHUT_TX: u32 = 1;
+const SHUT_RX: u32 = 2;

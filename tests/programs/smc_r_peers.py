@@ -1,0 +1,175 @@
+"""Peers that a program on SMC-R may meet, and programs that take their time. For ci/lab/smc-r-programs.sh.
+
+smc_r_peers.py slow-server ADDRESS PORT SECONDS READY    accepts one connection so late, and echoes
+smc_r_peers.py fork-server ADDRESS PORT READY            two connections: one for a child to use, one to use on both sides of a fork
+smc_r_peers.py client ADDRESS PORT                       connects without waiting, exchanges a few bytes, prints what happened
+smc_r_peers.py self ADDRESS PORT                         connects to itself, in one thread
+smc_r_peers.py rude-server ADDRESS PORT HOW READY        promises SMC, and then HOW: silent, garbage, or partial (each for one connection)
+smc_r_peers.py rude-client ADDRESS PORT HOW              the same, of a client
+"""
+
+import errno
+import os
+import select
+import socket
+import sys
+import time
+
+LEVEL, WANTED, PEER = 0x534D4352, 1, 2
+# A PROPOSAL begins so: eye catcher, type 1, length 200, version 2.
+PARTIAL = b"\xe2\xd4\xc3\xd9\x01\x00\xc8\x20" + bytes(20)
+
+
+def wants(sock):
+    """Asks for the SMC option."""
+    sock.setsockopt(LEVEL, WANTED, 1)
+
+
+def listener(address, port, promise=False):
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if promise:
+        wants(sock)
+    sock.bind((address, int(port)))
+    sock.listen(16)
+    return sock
+
+
+def read_all(sock):
+    data = b""
+    while chunk := sock.recv(65536):
+        data += chunk
+    return data
+
+
+def ready(path):
+    open(path, "w").close()
+
+
+def slow_server(address, port, seconds, path):
+    sock = listener(address, port)
+    ready(path)
+    time.sleep(float(seconds))
+    connection, _ = sock.accept()
+    total = 0
+    try:
+        while chunk := connection.recv(65536):
+            connection.sendall(chunk)
+            total += len(chunk)
+        print(f"{total} bytes echoed")
+    except OSError as e:
+        print(f"ended after {total} bytes: {errno.errorcode.get(e.errno, e)}")
+    connection.close()
+
+
+def echo(connection, data=b""):
+    connection.sendall(data)
+    while chunk := connection.recv(65536):
+        connection.sendall(chunk)
+    connection.close()
+
+
+def fork_server(address, port, path):
+    sock = listener(address, port)
+    ready(path)
+    connection, _ = sock.accept()
+    child = os.fork()
+    if child == 0:
+        sock.close()
+        echo(connection)
+        os._exit(0)
+    connection.close()
+    assert os.waitpid(child, 0)[1] == 0, "the child failed"
+    connection, _ = sock.accept()
+    data = connection.recv(65536)
+    child = os.fork()
+    if child == 0:
+        try:
+            connection.recv(1)
+        except OSError as e:
+            os._exit(0 if e.errno == errno.ECONNABORTED else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0, "the child could use its parent's connection"
+    echo(connection, data)
+    print("both children did what they should")
+
+
+def client(address, port):
+    started = time.monotonic()
+    sock = socket.socket()
+    sock.setblocking(False)
+    try:
+        sock.connect((address, int(port)))
+    except BlockingIOError:
+        pass
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    events = poll.poll(30000)
+    assert events, "not connected after 30 s"
+    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    print(f"connected after {time.monotonic() - started:.1f} s, error {errno.errorcode.get(error, error)}")
+    if error:
+        return
+    sock.setblocking(True)
+    sock.settimeout(30)
+    try:
+        sock.sendall(b"x" * 100000)
+        sock.shutdown(socket.SHUT_WR)
+        print(f"{len(read_all(sock))} bytes came back")
+    except OSError as e:
+        print(f"ended after {time.monotonic() - started:.1f} s: {errno.errorcode.get(e.errno, e)}")
+
+
+def connect_to_itself(address, port):
+    sock = listener(address, port)
+    a = socket.create_connection((address, int(port)), timeout=20)
+    b, _ = sock.accept()
+    b.settimeout(20)
+    for one, other in ((a, b), (b, a)):
+        one.sendall(b"y" * 1000)
+        got = b""
+        while len(got) < 1000:
+            got += other.recv(1000)
+        assert got == b"y" * 1000
+    print("talked to itself")
+
+
+def behave(sock, how):
+    if how == "garbage":
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n" * 10)
+    elif how == "partial":
+        sock.sendall(PARTIAL)
+    sock.settimeout(30)
+    started = time.monotonic()
+    try:
+        data = read_all(sock)
+        print(f"the other end said {data[:4].hex()}... and ended after {time.monotonic() - started:.1f} s")
+    except OSError as e:
+        print(f"ended after {time.monotonic() - started:.1f} s: {errno.errorcode.get(e.errno, e)}")
+
+
+def rude_server(address, port, how, path):
+    sock = listener(address, port, promise=True)
+    ready(path)
+    connection, _ = sock.accept()
+    assert connection.getsockopt(LEVEL, PEER) == 2, "the client did not ask for SMC"
+    behave(connection, how)
+
+
+def rude_client(address, port, how):
+    sock = socket.socket()
+    wants(sock)
+    sock.connect((address, int(port)))
+    assert sock.getsockopt(LEVEL, PEER) == 2, "the server did not promise SMC"
+    behave(sock, how)
+
+
+COMMANDS = {
+    "slow-server": slow_server,
+    "fork-server": fork_server,
+    "client": client,
+    "self": connect_to_itself,
+    "rude-server": rude_server,
+    "rude-client": rude_client,
+}
+COMMANDS[sys.argv[1]](*sys.argv[2:])
