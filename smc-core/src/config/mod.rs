@@ -2,6 +2,7 @@
 
 pub mod file;
 mod load;
+pub mod ueid;
 
 pub use load::{Complaint, Settings};
 
@@ -19,11 +20,26 @@ pub const CALL_WEIGHT: u64 = 2 << 10;
 /// Of one ring. Larger ones leave the cache of most machines.
 pub const DEFAULT_RING: u64 = 256 << 10;
 
+/// What makes SMC of a program's sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// This software: TCP sockets, whose connections move.
+    #[default]
+    Auto,
+    /// The kernel: AF_SMC sockets.
+    Kernel,
+}
+
 /// See `docs/configuration.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// SMC_DISABLE: everything stays TCP.
     pub disable: bool,
+    /// SMC_BACKEND.
+    pub backend: Backend,
+    /// SMC_UEID: the enterprise ids of this host for SMC-Rv2, in the order in which they are proposed. One to
+    /// [`ueid::MOST`], each as [`ueid::check`] wants it, without padding.
+    pub ueids: Vec<String>,
     /// SMC_UPGRADE_AFTER in bytes; 0 moves connections at once.
     pub upgrade_after: u64,
     /// SMC_RCVBUF: ring for bytes to this process, power of two.
@@ -40,6 +56,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             disable: false,
+            backend: Backend::Auto,
+            ueids: vec![ueid::DEFAULT.to_owned()],
             upgrade_after: DEFAULT_UPGRADE_AFTER,
             rcvbuf: DEFAULT_RING,
             sndbuf: DEFAULT_RING,
@@ -64,8 +82,16 @@ pub fn install(config: Config) {
 }
 
 /// The variables that are also settings of the configuration file. SMC_RUN_DIR is not: `smcss` must find it too.
-pub const FILE_SETTINGS: &[&str] =
-    &["SMC_UPGRADE_AFTER", "SMC_RCVBUF", "SMC_SNDBUF", "SMC_DISABLE", "SMC_LOG", "SMC_REPORT"];
+pub const FILE_SETTINGS: &[&str] = &[
+    "SMC_BACKEND",
+    "SMC_UPGRADE_AFTER",
+    "SMC_RCVBUF",
+    "SMC_SNDBUF",
+    "SMC_UEID",
+    "SMC_DISABLE",
+    "SMC_LOG",
+    "SMC_REPORT",
+];
 /// For tests, in the environment alone.
 const TEST_SWITCH: &str = "SMC_TEST_SWITCH";
 
@@ -87,6 +113,12 @@ impl Config {
                 "1" => self.disable = true,
                 _ => return Err("must be 0 or 1".to_owned()),
             },
+            "SMC_BACKEND" => match text {
+                "" | "auto" => self.backend = Backend::Auto,
+                "kernel" => self.backend = Backend::Kernel,
+                _ => return Err("must be auto or kernel".to_owned()),
+            },
+            "SMC_UEID" => self.ueids = ueid::list(text)?,
             "SMC_LOG" => check_log(text)?,
             "SMC_REPORT" => {
                 let path = CString::new(text).map_err(|_| "a NUL byte is no part of a path".to_owned())?;
@@ -176,6 +208,8 @@ mod tests {
             ("SMC_SNDBUF", "0"),
             ("SMC_UPGRADE_AFTER", "-1"),
             ("SMC_DISABLE", "yes"),
+            ("SMC_BACKEND", "Kernel"),
+            ("SMC_UEID", "lower"),
             ("SMC_LOG", "loud"),
             ("SMC_LOG", "info:"),
             ("SMC_REPORT", "a\0b"),

@@ -122,7 +122,8 @@ impl Drop for NoDelay {
     }
 }
 
-pub(crate) fn set_int_option(fd: i32, level: i32, name: i32, value: i32) -> Result<()> {
+/// Sets an `int` option.
+pub fn set_int_option(fd: i32, level: i32, name: i32, value: i32) -> Result<()> {
     // SAFETY: the value outlives the call.
     unsafe { sys!(SYS_setsockopt, fd, level, name, &value as *const i32, size_of::<i32>()) }.map(|_| ())
 }

@@ -1,0 +1,103 @@
+#!/bin/bash
+# In two machines: unmodified programs on the kernels' own SMC-R by SMC_BACKEND=kernel, kernel to kernel. Both kernels say
+# (smc_diag, through smcss) that the connections are SMC-R, and the programs see TCP sockets.
+# Usage: kernel-backend.sh [NAME]...     names of tests, all without one
+set -uo pipefail
+# shellcheck source=ci/lab/lib.sh
+source "$LAB_ROOT/ci/lab/lib.sh"
+names=" $* "
+server=10.9.0.1
+smc=(bash "$LAB_ROOT/smc_run.sh" --backend=kernel)
+
+wanted() {
+    [[ $names == "  " || $names == *" $1 "* ]] || return 1
+    echo "== $1"
+}
+
+# on_smc PORT: connections with this port are open, all of them are SMC-R, and there are such.
+on_smc() {
+    "$LAB_BIN/smcss" | awk -v port=":$1" '
+        $1 == "ACTIVE" && ($4 ~ port "$" || $5 ~ port "$") { if ($NF == "SMCR") good++; else bad++ }
+        END { exit !(good && !bad) }'
+}
+
+# seen NAME PORT PID: sees the connections while the program of PID runs.
+seen() {
+    until_true 60 on_smc "$2" || fail "$1: no connection on SMC-R: $("$LAB_BIN/smcss" -a)"
+    "$LAB_BIN/smcss" -R | sed 's/^/   /'
+}
+
+# serve NAME PORT COMMAND...: in machine a, until the other machine is through.
+serve() {
+    local name=$1 port=$2 pid
+    shift 2
+    "${smc[@]}" "$@" >"$LAB_SHARED/$name.server" 2>&1 </dev/null &
+    pid=$!
+    until_true 30 listening "$port" || fail "$name does not listen: $(cat "$LAB_SHARED/$name.server")"
+    signal "$name.ready"
+    seen "$name" "$port"
+    signal "$name.seen"
+    await "$name.done"
+    kill "$pid" && wait "$pid"
+}
+
+listening() {
+    "$LAB_BIN/smcss" -l | awk -v port=":$1" '$1 == "LISTEN" && $4 ~ port "$" { found = 1 } END { exit !found }'
+}
+
+# use NAME PORT COMMAND...: in machine b; the command must succeed, and run until both machines have seen it.
+use() {
+    local name=$1 port=$2 pid
+    shift 2
+    await "$name.ready"
+    "${smc[@]}" "$@" >"$LAB_SHARED/$name.client" 2>&1 </dev/null &
+    pid=$!
+    seen "$name" "$port"
+    await "$name.seen"
+    wait "$pid" || fail "$name: $(cat "$LAB_SHARED/$name.client")"
+    tail -n 6 "$LAB_SHARED/$name.client" | tr '\r' '\n' | cut -c 1-150 | sed 's/^/   /'
+    signal "$name.done"
+}
+
+kernel_smc
+signal ready
+await ready
+
+if wanted view; then
+    if [[ $LAB_ROLE == a ]]; then
+        "${smc[@]}" "$LAB_BIN/socket-view" listen $server:7000 "$LAB_SHARED/signal.view.a" --smc || fail view
+    else
+        await view
+        "${smc[@]}" "$LAB_BIN/socket-view" connect $server:7000 --smc || fail view
+    fi
+fi
+
+if wanted redis; then
+    if [[ $LAB_ROLE == a ]]; then
+        serve redis 6379 redis-server --bind $server --protected-mode no --save ''
+    else
+        use redis 6379 redis-benchmark -h $server -q -c 8 -n 3000 -t set,get -d 1000
+    fi
+fi
+
+if wanted iperf3; then
+    for direction in '' -R; do
+        if [[ $LAB_ROLE == a ]]; then
+            serve "iperf3$direction" 5201 iperf3 --server --one-off
+        else
+            # shellcheck disable=SC2086 # no argument rather than an empty one
+            use "iperf3$direction" 5201 iperf3 --client $server --time 5 $direction
+        fi
+    done
+fi
+
+if wanted curl; then
+    if [[ $LAB_ROLE == a ]]; then
+        mkdir /run/www && head -c 100000000 /dev/zero >/run/www/zeros || fail "www"
+        serve curl 8080 python3 -m http.server --bind $server --directory /run/www 8080
+    else
+        use curl 8080 curl --silent --show-error --fail --output "$LAB_SHARED/zeros" http://$server:8080/zeros
+        cmp -n 100000000 "$LAB_SHARED/zeros" /dev/zero && [[ $(stat -c %s "$LAB_SHARED/zeros") == 100000000 ]] ||
+            fail "curl got something else"
+    fi
+fi
