@@ -64,7 +64,7 @@ fn listen(address: &str, ready: &str, smc: bool) -> Outcome {
     established("the accepted socket", fd, smc)?;
     // A descriptor of which the library has seen nothing but this.
     let copy = call("dup", sys::dup(fd))?;
-    established("its duplicate", copy, smc)
+    seen("its duplicate", copy, libc::AF_INET, smc)
 }
 
 fn connect(address: &str, smc: bool) -> Outcome {

@@ -14,6 +14,7 @@ const AF_SMC: u8 = 43;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SMC_DIAG_CONNINFO: u16 = 1;
 const SMC_DIAG_LGRINFO: u16 = 2;
+const SMC_DIAG_DMBINFO: u16 = 4;
 const SMC_DIAG_FALLBACK: u16 = 5;
 
 /// One socket of the kernel's.
@@ -24,12 +25,16 @@ pub struct Socket {
     pub mode: Mode,
     pub local: SocketAddr,
     pub peer: SocketAddr,
+    /// Index of the interface it is bound to, 0 for none.
+    pub interface: u32,
     pub uid: u32,
     pub inode: u64,
     /// Why it is on TCP, where it is.
     pub fallback: Option<Fallback>,
     /// With [`Mode::Smcr`].
     pub link: Option<Link>,
+    /// With [`Mode::Smcd`].
+    pub dmb: Option<Dmb>,
     /// While it belongs to a link group.
     pub buffers: Option<Buffers>,
 }
@@ -43,6 +48,18 @@ pub enum Mode {
     Smcd,
     /// A number that this version does not know.
     Unknown,
+}
+
+impl Mode {
+    /// As smcss prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Smcr => "SMCR",
+            Mode::Tcp => "TCP",
+            Mode::Smcd => "SMCD",
+            Mode::Unknown => "?",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -66,6 +83,16 @@ pub struct Link {
     pub role: &'static str,
 }
 
+/// Where the two ends of an SMC-D connection have their buffers. Numbers of the ISM devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Dmb {
+    pub link_id: u32,
+    pub gid: u64,
+    pub token: u64,
+    pub peer_gid: u64,
+    pub peer_token: u64,
+}
+
 /// Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Buffers {
@@ -78,7 +105,7 @@ pub struct Buffers {
 pub fn sockets() -> io::Result<Vec<Socket>> {
     let mut body = vec![0; 52];
     body[0] = AF_SMC;
-    body[3] = [SMC_DIAG_CONNINFO, SMC_DIAG_LGRINFO, SMC_DIAG_FALLBACK]
+    body[3] = [SMC_DIAG_CONNINFO, SMC_DIAG_LGRINFO, SMC_DIAG_DMBINFO, SMC_DIAG_FALLBACK]
         .iter()
         .fold(0, |mask, n| mask | 1 << (n - 1));
     let answers =
@@ -113,10 +140,12 @@ fn socket(body: &[u8]) -> Option<Socket> {
         mode,
         local: address(&fixed[8..24], [fixed[4], fixed[5]]),
         peer: address(&fixed[24..40], [fixed[6], fixed[7]]),
+        interface: number(fixed, 40)?,
         uid: number(fixed, 52)?,
-        inode: u64::from(number(fixed, 56)?) | u64::from(number(fixed, 60)?) << 32,
+        inode: wide(fixed, 56)?,
         fallback: fallback.filter(|_| mode == Mode::Tcp),
         link: attributes.find(SMC_DIAG_LGRINFO).filter(|_| mode == Mode::Smcr).and_then(link),
+        dmb: attributes.find(SMC_DIAG_DMBINFO).filter(|_| mode == Mode::Smcd).and_then(dmb),
         buffers: attributes.find(SMC_DIAG_CONNINFO).and_then(|a| {
             Some(Buffers { send: number(a, 4)?, rmbe: number(a, 8)?, peer_rmbe: number(a, 12)? })
         }),
@@ -125,6 +154,10 @@ fn socket(body: &[u8]) -> Option<Socket> {
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn wide(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
 /// IPv4 stands in the first four of the sixteen bytes, or behind the prefix of a mapped address.
@@ -147,6 +180,17 @@ fn link(info: &[u8]) -> Option<Link> {
         gid: text(info.get(66..106)?),
         peer_gid: text(info.get(106..146)?),
         role: if *info.get(146)? == 0 { "CLNT" } else { "SERV" },
+    })
+}
+
+/// struct smcd_diag_dmbinfo: four bytes of padding behind the link's number.
+fn dmb(info: &[u8]) -> Option<Dmb> {
+    Some(Dmb {
+        link_id: number(info, 0)?,
+        peer_gid: wide(info, 8)?,
+        gid: wide(info, 16)?,
+        token: wide(info, 24)?,
+        peer_token: wide(info, 32)?,
     })
 }
 
@@ -227,6 +271,17 @@ mod tests {
         let socket = socket(&body).unwrap();
         assert_eq!(socket.fallback, Some(Fallback { reason: 0x0303_0000, peer_diagnosis: 0x0301_0000 }));
         assert_eq!((socket.link, socket.buffers), (None, None));
+    }
+
+    #[test]
+    fn an_ism_connection_is_read_with_its_buffers() {
+        let mut body = answer(2);
+        let mut info = 7u64.to_ne_bytes().to_vec();
+        [1u64, 2, 3, 4].iter().for_each(|n| info.extend(n.to_ne_bytes()));
+        attribute(&mut body, SMC_DIAG_DMBINFO, &info);
+        let dmb = Dmb { link_id: 7, peer_gid: 1, gid: 2, token: 3, peer_token: 4 };
+        assert_eq!(socket(&body).unwrap().dmb, Some(dmb));
+        assert_eq!(socket(&body[..body.len() - 4]).unwrap().dmb, None);
     }
 
     #[test]
