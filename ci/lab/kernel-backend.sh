@@ -8,6 +8,8 @@ source "$LAB_ROOT/ci/lab/lib.sh"
 names=" $* "
 server=10.9.0.1
 smc=(bash "$LAB_ROOT/smc_run.sh" --backend=kernel)
+# For smcr stats reset: the home folder cannot be written here.
+export XDG_STATE_HOME=/run/state
 
 wanted() {
     [[ $names == "  " || $names == *" $1 "* ]] || return 1
@@ -25,6 +27,39 @@ on_smc() {
 seen() {
     until_true 60 on_smc "$2" || fail "$1: no connection on SMC-R: $("$LAB_BIN/smcss" -a)"
     "$LAB_BIN/smcss" -R | sed 's/^/   /'
+    [[ $1 != redis ]] || smcr_agrees
+}
+
+# line WORDS...: the standard input has a line with these words, and begins with a heading.
+line() {
+    awk -v wanted="$*" 'NR > 1 { $1 = $1; if (index(" " $0 " ", " " wanted " ")) found = 1 } END { exit !found }'
+}
+
+# smcr_agrees: what smcr tells while connections are open.
+smcr_agrees() {
+    local smcr=$LAB_BIN/smcr role=SERV gid=0000:0000:0000:0000:0000:ffff:0a09:000 before after
+    [[ $LAB_ROLE == a ]] || role=CLNT
+    "$smcr" linkgroup show | line $role SINGLE 0 || fail "linkgroup show: $("$smcr" linkgroup)"
+    "$smcr" -d linkgroup | line LABNET 2.1 SMCLAB || fail "-d linkgroup: $("$smcr" -d linkgroup)"
+    [[ $("$smcr" -dd linkgroup) == *"Max-Links    : 2"* ]] || fail "-dd linkgroup: $("$smcr" -dd linkgroup)"
+    "$smcr" linkgroup link-show netdev "$LAB_IF" | line "$LAB_IF" LINK_ACTIVE || fail "link-show: $("$smcr" linkgroup link-show)"
+    "$smcr" -d linkgroup link-show all ibdev rxe0 |
+        line rxe0 1 "$gid${LAB_ADDRESS##*.}" "$gid${LAB_PEER##*.}" || fail "-d link-show: $("$smcr" -d linkgroup link-show)"
+    [[ $("$smcr" linkgroup show ibdev rxe9 | wc -l) == 1 ]] || fail "a link group on a device that is not there"
+    [[ $("$smcr" --json linkgroup link-show) == *'"state":"LINK_ACTIVE"'* ]] || fail "--json linkgroup"
+    "$smcr" -d device | line "$LAB_IF" rxe0 1 ACTIVE n/a Yes 1 '*LABNET' || fail "device: $("$smcr" device)"
+    before=$(smc_connections)
+    ((before > 0)) || fail "no connections in stats: $("$smcr" -d stats)"
+    "$smcr" -d stats reset >/dev/null || fail "stats reset"
+    after=$(smc_connections)
+    ((after < before)) || fail "stats: $before connections before the reset, $after after it"
+    (($(smc_connections --absolute) >= before)) || fail "stats --absolute: $("$smcr" stats --absolute)"
+    "$smcr" -d stats --absolute
+}
+
+# smc_connections [--absolute]: connections on SMC-R by smcr's statistics.
+smc_connections() {
+    "$LAB_BIN/smcr" stats "$@" | awk '$1 $2 == "SMCconnections" { print $3 }'
 }
 
 # serve NAME PORT COMMAND...: in machine a, until the other machine is through.
@@ -47,7 +82,8 @@ listening() {
     "$LAB_BIN/smcss" -l | awk -v port=":$1" '$1 == "LISTEN" && $4 ~ port "$" { found = 1 } END { exit !found }'
 }
 
-# use NAME PORT COMMAND...: in machine b; the command must succeed, and run until both machines have seen it.
+# use NAME PORT COMMAND...: in machine b; the command must succeed, and run until both machines have seen it. One that runs
+# for ever says DONE, a pattern of what it writes when it has done enough.
 use() {
     local name=$1 port=$2 pid
     shift 2
@@ -56,7 +92,11 @@ use() {
     pid=$!
     seen "$name" "$port"
     await "$name.seen"
-    wait "$pid" || fail "$name: $(cat "$LAB_SHARED/$name.client")"
+    if [[ -n ${DONE-} ]]; then
+        until_true 60 grep -qE "$DONE" "$LAB_SHARED/$name.client" || fail "$name: $(cat "$LAB_SHARED/$name.client")"
+        kill "$pid" || fail "$name ended"
+    fi
+    wait "$pid" || [[ -n ${DONE-} ]] || fail "$name: $(cat "$LAB_SHARED/$name.client")"
     tr '\r' '\n' <"$LAB_SHARED/$name.client" | grep -v overall: | grep . | tail -n 4 | cut -c 1-150 | sed 's/^/   /'
     signal "$name.done"
 }
@@ -78,7 +118,7 @@ if wanted redis; then
     if [[ $LAB_ROLE == a ]]; then
         serve redis 6379 redis-server --bind $server --protected-mode no --save ''
     else
-        use redis 6379 redis-benchmark -h $server -q -c 8 -n 3000 -t set,get -d 1000
+        DONE='GET: .* requests per second' use redis 6379 redis-benchmark -h $server -q -l -c 8 -n 400 -t set,get -d 1000
     fi
 fi
 

@@ -150,6 +150,7 @@ impl Layout {
             let counts = ["TCP-Rx", "TCP-Tx", "Ring-Rx", "Ring-Tx", "Switches"];
             columns.add(MODE, &detail_columns(["PID", "Command", "FD", "Since"], counts, "Reason"));
         }
+        line.truncate(line.trim_end().len());
         line
     }
 

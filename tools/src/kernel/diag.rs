@@ -263,6 +263,20 @@ mod tests {
     }
 
     #[test]
+    fn a_kernels_sockets_are_read() {
+        let all: Vec<_> =
+            super::super::testdata::recorded("diag").iter().map(|a| socket(a).unwrap()).collect();
+        let states: Vec<_> = all.iter().map(|s| (s.state, s.mode, s.local.to_string())).collect();
+        let local = "10.9.0.1:7000".to_owned();
+        assert_eq!(states, [("ACTIVE", Mode::Smcr, local.clone()), ("LISTEN", Mode::Smcr, local)]);
+        let link = all[0].link.as_ref().unwrap();
+        assert_eq!((link.id, &*link.device, link.port, link.role), (1, "rxe0", 1, "SERV"));
+        assert_eq!(link.peer_gid, "0000:0000:0000:0000:0000:ffff:0a09:0002");
+        assert_eq!(all[0].buffers, Some(Buffers { send: 65536, rmbe: 65536, peer_rmbe: 65536 }));
+        assert_eq!((all[0].inode, all[1].peer.port(), &all[1].link), (460, 0, &None));
+    }
+
+    #[test]
     fn a_connection_on_tcp_is_read_with_its_reason() {
         let mut body = answer(1);
         let mut codes = 0x0303_0000u32.to_ne_bytes().to_vec();

@@ -8,9 +8,8 @@ use netlink_packet_core::DefaultNla;
 use smc_core::config::ueid::{check, LENGTH};
 
 use super::netlink::{Family, Kind};
-use super::{explain, Attributes};
+use super::{dump, explain, Attributes, FAMILY};
 
-const FAMILY: &str = "SMC_GEN_NETLINK";
 const SMC_NETLINK_DUMP_UEID: u8 = 9;
 const SMC_NETLINK_ADD_UEID: u8 = 10;
 const SMC_NETLINK_REMOVE_UEID: u8 = 11;
@@ -19,7 +18,7 @@ const SMC_NETLINK_FLUSH_UEID: u8 = 12;
 const ENTRY: u16 = 1;
 /// All EIDs in use, without the blanks.
 pub fn list() -> io::Result<Vec<String>> {
-    let answers = Family::find(FAMILY)?.request(Kind::Dump, SMC_NETLINK_DUMP_UEID, &[])?;
+    let answers = dump(SMC_NETLINK_DUMP_UEID)?;
     Ok(answers.iter().filter_map(|a| Some(Attributes(a).string(ENTRY)?.trim_end().into())).collect())
 }
 
