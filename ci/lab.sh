@@ -16,9 +16,12 @@ two-hosts    yes  two  150  two-hosts.sh
 smcr-client  yes  two  200  smc-r.sh kernel ours decline first one-byte stream half abort many
 smcr-server  yes  two  200  smc-r.sh ours kernel decline first echo half abort sequential
 smcr-both    yes  two  200  smc-r.sh ours ours first stream abort client-killed many
-smcr-client-all no two 400  smc-r.sh kernel ours
-smcr-server-all no two 400  smc-r.sh ours kernel
-smcr-both-all   no two 400  smc-r.sh ours ours
+smcr-client-trouble no two 500 smc-r.sh kernel ours client-device-removed server-device-removed client-interface-down server-interface-down
+smcr-server-trouble no two 500 smc-r.sh ours kernel client-device-removed server-device-removed client-interface-down server-interface-down
+smcr-both-trouble   no two 500 smc-r.sh ours ours client-device-removed server-device-removed client-interface-down server-interface-down
+smcr-client-all no two 800  smc-r.sh kernel ours
+smcr-server-all no two 800  smc-r.sh ours kernel
+smcr-both-all   no two 800  smc-r.sh ours ours
 behaviour    no   one  900  behaviour.sh sending
 "
 
