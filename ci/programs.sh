@@ -17,7 +17,7 @@ if [[ ! -x ${SMC_SMCSS:-$(dirname "$PRELOAD")/smcss} ]]; then
 fi
 # nginx and others are in sbin.
 export SMC_PRELOAD=$PRELOAD PATH=$PATH:/usr/sbin:/sbin
-unset SMC_UPGRADE_AFTER SMC_RCVBUF SMC_SNDBUF SMC_DISABLE SMC_REPORT SMC_RUN_DIR SMC_POLICY LD_PRELOAD
+unset SMC_UPGRADE_AFTER SMC_RCVBUF SMC_SNDBUF SMC_BACKEND SMC_UEID SMC_DISABLE SMC_REPORT SMC_RUN_DIR SMC_POLICY LD_PRELOAD
 # Nor the settings of the host.
 export SMC_CONFIG=
 page=()

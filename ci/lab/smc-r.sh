@@ -96,6 +96,8 @@ troubled() {
     [[ $backend == ours ]] || options+=(--backend kernel)
     [[ $LAB_ROLE != "$role" ]] || options+=(--command "$3")
     timeout 100 "$peer" "$verb" "$at" "${options[@]}" || fail "$name"
+    signal "$name.ended"
+    await "$name.ended"
     if [[ $LAB_ROLE == "$role" ]]; then
         timeout 30 sh -c "$4" || fail "$name: $4"
         until_true 10 port_is_active || fail "$name: the port does not come back"
