@@ -1,5 +1,5 @@
 //! Answers of a 6.12 kernel, without their generic headers, recorded in the lab: one SMC-R connection over soft-RoCE
-//! on which 300,000 bytes were echoed, after one that fell back.
+//! on which 300,000 bytes were echoed, after one that fell back; EIDs and PNET ids of another run.
 
 /// The answers to a dump, in their order.
 pub fn recorded(dump: &str) -> Vec<Vec<u8>> {

@@ -16,10 +16,15 @@ const SMC_NETLINK_REMOVE_UEID: u8 = 11;
 const SMC_NETLINK_FLUSH_UEID: u8 = 12;
 /// SMC_NLA_EID_TABLE_ENTRY.
 const ENTRY: u16 = 1;
+
 /// All EIDs in use, without the blanks.
 pub fn list() -> io::Result<Vec<String>> {
     let answers = dump(SMC_NETLINK_DUMP_UEID)?;
-    Ok(answers.iter().filter_map(|a| Some(Attributes(a).string(ENTRY)?.trim_end().into())).collect())
+    Ok(answers.iter().filter_map(|a| entry(Attributes(a))).collect())
+}
+
+fn entry(attributes: Attributes) -> Option<String> {
+    Some(attributes.string(ENTRY)?.trim_end().into())
 }
 
 pub fn add(eid: &str) -> io::Result<()> {
@@ -49,4 +54,16 @@ fn change(command: u8, eid: &str) -> io::Result<()> {
     let mut bytes = format!("{eid:LENGTH$}").into_bytes();
     bytes.push(0);
     Family::find(FAMILY)?.request(Kind::Do, command, &[DefaultNla::new(ENTRY, bytes)]).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testdata::recorded;
+    use super::*;
+
+    #[test]
+    fn a_kernels_eids_are_read_without_their_padding() {
+        let read: Vec<_> = recorded("ueid").iter().filter_map(|a| entry(Attributes(a))).collect();
+        assert_eq!(read, ["SMCLAB", "OTHER.1-A"]);
+    }
 }
