@@ -9,7 +9,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 TESTS="
 preload      yes  one  120  preload.sh
 kernel-smcr  yes  two  150  kernel-smcr.sh
-kernel-backend yes two 120 kernel-backend.sh view redis
+kernel-backend yes two 200 kernel-backend.sh view redis
 kernel-backend-all no two 300 kernel-backend.sh
 tcp-option   yes  one  150  tcp-option.sh
 two-hosts    yes  two  150  two-hosts.sh

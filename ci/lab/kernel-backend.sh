@@ -27,7 +27,13 @@ on_smc() {
 seen() {
     until_true 60 on_smc "$2" || fail "$1: no connection on SMC-R: $("$LAB_BIN/smcss" -a)"
     "$LAB_BIN/smcss" -R | sed 's/^/   /'
-    [[ $1 != redis ]] || smcr_agrees
+    [[ $1 != redis ]] || {
+        program=redis-server
+        [[ $LAB_ROLE == a ]] || program=redis-benchmark
+        # The kernel cuts names to fifteen characters.
+        [[ $("$LAB_BIN/smcss" --json) == *"\"comm\":\"${program:0:15}\""* ]] || fail "smcss does not know whose they are"
+        smcr_agrees
+    }
 }
 
 # line WORDS...: the standard input has a line with these words, and begins with a heading.

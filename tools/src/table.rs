@@ -33,18 +33,16 @@ pub struct Row {
     interface: u32,
     mode: String,
     reason_text: String,
-    /// `None`: the kernel does not tell whose it is.
-    process: Option<Process>,
+    /// Process, command name and descriptor.
+    holder: Option<(String, String, String)>,
+    counts: Option<Counts>,
     link: Option<diag::Link>,
     dmb: Option<diag::Dmb>,
 }
 
-/// What a process publishes about its socket.
+/// What a process publishes of its connection; the kernel tells none of it.
 #[derive(Clone)]
-struct Process {
-    pid: i32,
-    comm: String,
-    fd: i32,
+struct Counts {
     since: u64,
     bytes: [u64; 4],
     switches: u32,
@@ -61,10 +59,8 @@ impl From<&SocketRecord> for Row {
             interface: s.interface,
             mode: mode(s.mode, &s.reason, &s.peer_reason),
             reason_text: s.reason_text.clone(),
-            process: Some(Process {
-                pid: s.pid,
-                comm: s.comm.clone(),
-                fd: s.fd,
+            holder: Some((s.pid.to_string(), s.comm.clone(), s.fd.to_string())),
+            counts: Some(Counts {
                 since: s.since,
                 bytes: [s.tcp_rx_bytes, s.tcp_tx_bytes, s.ring_rx_bytes, s.ring_tx_bytes],
                 switches: s.switches,
@@ -97,7 +93,8 @@ impl From<&diag::Socket> for Row {
             interface: s.interface,
             mode,
             reason_text,
-            process: None,
+            holder: s.holder.as_ref().map(|h| (h.pid.to_string(), h.comm.clone(), h.fd.to_string())),
+            counts: None,
             link: s.link.clone(),
             dmb: s.dmb,
         }
@@ -182,14 +179,17 @@ impl Layout {
             columns.add(0, &text.unwrap_or_else(|| buffer_columns([""; 5])));
         }
         if self.details {
-            let text = match &s.process {
-                Some(p) => {
-                    let [a, b, c, d] = p.bytes.map(|n| n.to_string());
-                    let (pid, fd) = (p.pid.to_string(), p.fd.to_string());
-                    let who = [&*pid, &*p.comm, &*fd, &*local_time(p.since)];
-                    detail_columns(who, [&a, &b, &c, &d, &p.switches.to_string()], &s.reason_text)
+            let (pid, comm, fd) = match &s.holder {
+                Some((pid, comm, fd)) => (&**pid, &**comm, &**fd),
+                None => ("-", "-", "-"),
+            };
+            let text = match &s.counts {
+                Some(counts) => {
+                    let [a, b, c, d] = counts.bytes.map(|n| n.to_string());
+                    let numbers = [&*a, &*b, &*c, &*d, &*counts.switches.to_string()];
+                    detail_columns([pid, comm, fd, &local_time(counts.since)], numbers, &s.reason_text)
                 }
-                None => detail_columns(["-", "(kernel)", "-", "-"], ["-"; 5], &s.reason_text),
+                None => detail_columns([pid, comm, fd, "-"], ["-"; 5], &s.reason_text),
             };
             columns.add(MODE, &text);
         }
@@ -279,6 +279,7 @@ fn local_time(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::holder::Holder;
 
     fn socket(local: &str, peer: &str) -> SocketRecord {
         SocketRecord {
@@ -385,6 +386,7 @@ mod tests {
             interface: 0,
             uid: 0,
             inode: 77,
+            holder: None,
             fallback: None,
             link: None,
             dmb: None,
@@ -419,9 +421,14 @@ mod tests {
             format!("{front} SMCR SERV rxe0            01   01     {gid}  0000:0000:0000:0000:0000:ffff:0a09:0002")
         );
         assert_eq!(heading.find("Peer-GID"), line.find("0000:0000:0000:0000:0000:ffff:0a09:0002"));
-        let both = Layout { links: true, details: true, ..Layout::default() }.render(&all[..1]);
+        let holder = Some(Holder { pid: 4711, comm: "redis-server".into(), fd: 8 });
+        let held = Row::from(&diag::Socket { holder, ..smcr });
+        let both = Layout { links: true, details: true, ..Layout::default() }.render(&[held]);
         let (heading, line) = both.trim_end().split_once('\n').unwrap();
-        assert_eq!(heading.find("Command"), line.find("(kernel)"));
+        assert_eq!(heading.find("Command"), line.find("redis-server"));
+        let details = Layout { details: true, ..Layout::default() }.render(&all[1..2]);
+        let (heading, tcp) = details.trim_end().split_once('\n').unwrap();
+        assert_eq!(heading.find("Command").map(|at| &tcp[at..at + 2]), Some("- "));
         assert!(line.ends_with(" uses the kernel's SMC"));
     }
 

@@ -33,13 +33,15 @@ struct Options {
 enum Object {
     /// Link groups and their links
     Linkgroup {
-        /// [show|link-show] [all|LG-ID] [netdev NAME] [ibdev NAME]: groups or their links; those with this id, on this
-        /// network interface, on this RDMA device
+        #[arg(
+            help = "[show|link-show] [all|LG-ID] [netdev NAME] [ibdev NAME]: groups or their links; those with \
+                    this id, on this network interface, on this RDMA device"
+        )]
         words: Vec<String>,
     },
     /// RDMA devices that SMC-R can use
     Device {
-        /// [show] [all] [netdev NAME] [ibdev NAME]
+        #[arg(help = "[show] [all] [netdev NAME] [ibdev NAME]")]
         words: Vec<String>,
     },
     /// Statistics of this network namespace since the last reset
@@ -177,7 +179,10 @@ fn run(options: &Options) -> io::Result<String> {
         Object::Pnet(Pnet::Del { pnet_id }) => done(pnet::remove(pnet_id)),
         Object::Pnet(Pnet::Flush) => done(pnet::flush()),
         Object::Sockets => {
-            let all = diag::sockets()?;
+            let mut all = diag::sockets()?;
+            if options.json {
+                diag::find_holders(&mut all);
+            }
             answer(options.json, "sockets", &all, || socket_table(&all))
         }
     }

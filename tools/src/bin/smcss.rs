@@ -86,7 +86,7 @@ JSON
   {\"sockets\":[{\"pid\",\"comm\",\"fd\",\"uid\",\"inode\",\"state\",\"local\",\"peer\",\"mode\",\"reason\",\"peer_reason\",
   \"reason_text\",\"since\",\"tcp_rx_bytes\",\"tcp_tx_bytes\",\"ring_rx_bytes\",\"ring_tx_bytes\",\"switches\"}]}
   Behind that, where there are any: \"kernel_sockets\":[{\"state\",\"mode\",\"local\",\"peer\",\"interface\",\"uid\",\"inode\",
-  \"fallback\":{\"reason\",\"peer_diagnosis\"},\"link\":{\"id\",\"device\",\"port\",\"gid\",\"peer_gid\",\"role\"},
+  \"holder\":{\"pid\",\"comm\",\"fd\"},\"fallback\":{\"reason\",\"peer_diagnosis\"},\"link\":{\"id\",\"device\",\"port\",\"gid\",\"peer_gid\",\"role\"},
   \"dmb\":{\"link_id\",\"gid\",\"token\",\"peer_gid\",\"peer_token\"},\"buffers\":{\"send\",\"rmbe\",\"peer_rmbe\"}}], codes as
   numbers, sizes in bytes, null for what there is not.
   The options select sockets here as they do in the table. \"since\" is in milliseconds since the epoch; bytes are
@@ -141,6 +141,9 @@ fn run(options: &Options) -> io::Result<String> {
     sockets.retain(|s| options.selects(s.state, s.mode));
     let mut kernels = kernels_sockets();
     kernels.retain(|s| options.selects(s.state, s.mode.name()));
+    if options.json || options.debug {
+        diag::find_holders(&mut kernels);
+    }
     if options.json {
         let mut text = serde_json::to_string(&Listing { sockets: &sockets, kernel_sockets: &kernels })?;
         text.push('\n');

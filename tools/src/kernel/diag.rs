@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use serde::Serialize;
 
+use super::holder::{self, Holder};
 use super::netlink::{self, Kind};
 use super::{text, Attributes};
 
@@ -29,6 +30,8 @@ pub struct Socket {
     pub interface: u32,
     pub uid: u32,
     pub inode: u64,
+    /// As far as it was looked for, and may be seen.
+    pub holder: Option<Holder>,
     /// Why it is on TCP, where it is.
     pub fallback: Option<Fallback>,
     /// With [`Mode::Smcr`].
@@ -121,6 +124,15 @@ pub fn sockets() -> io::Result<Vec<Socket>> {
     Ok(answers.iter().filter_map(|body| socket(body)).collect())
 }
 
+/// Says of each socket whose it is.
+pub fn find_holders(sockets: &mut [Socket]) {
+    if sockets.is_empty() {
+        return;
+    }
+    let mut holders = holder::all();
+    sockets.iter_mut().for_each(|s| s.holder = holders.remove(&s.inode));
+}
+
 /// `None`: shorter than every kernel's.
 fn socket(body: &[u8]) -> Option<Socket> {
     const FIXED: usize = 64;
@@ -143,6 +155,7 @@ fn socket(body: &[u8]) -> Option<Socket> {
         interface: number(fixed, 40)?,
         uid: number(fixed, 52)?,
         inode: wide(fixed, 56)?,
+        holder: None,
         fallback: fallback.filter(|_| mode == Mode::Tcp),
         link: attributes.find(SMC_DIAG_LGRINFO).filter(|_| mode == Mode::Smcr).and_then(link),
         dmb: attributes.find(SMC_DIAG_DMBINFO).filter(|_| mode == Mode::Smcd).and_then(dmb),

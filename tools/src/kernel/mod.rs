@@ -3,6 +3,7 @@
 
 pub mod device;
 pub mod diag;
+pub mod holder;
 pub mod linkgroup;
 mod netlink;
 pub mod pnet;
