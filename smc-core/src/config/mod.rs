@@ -37,9 +37,6 @@ pub struct Config {
     pub disable: bool,
     /// SMC_BACKEND.
     pub backend: Backend,
-    /// SMC_UEID: the enterprise ids of this host for SMC-Rv2, in the order in which they are proposed. One to
-    /// [`ueid::MOST`], each as [`ueid::check`] wants it, without padding.
-    pub ueids: Vec<String>,
     /// SMC_UPGRADE_AFTER in bytes; 0 moves connections at once.
     pub upgrade_after: u64,
     /// SMC_RCVBUF: ring for bytes to this process, power of two.
@@ -48,6 +45,9 @@ pub struct Config {
     pub sndbuf: u64,
     /// SMC_REPORT: file that gets a line for each connection when it closes.
     pub report: Option<CString>,
+    /// SMC_UEID: the enterprise ids of this host for SMC-Rv2, in the order in which they are proposed. One to
+    /// [`ueid::MOST`], each as [`ueid::check`] wants it, without padding.
+    pub ueids: Vec<String>,
     /// SMC_TEST_SWITCH: in tests, a direction leaves its medium after this many calls on average; 0 never.
     pub test_switch: u32,
 }
@@ -57,11 +57,11 @@ impl Default for Config {
         Config {
             disable: false,
             backend: Backend::Auto,
-            ueids: vec![ueid::DEFAULT.to_owned()],
             upgrade_after: DEFAULT_UPGRADE_AFTER,
             rcvbuf: DEFAULT_RING,
             sndbuf: DEFAULT_RING,
             report: None,
+            ueids: vec![ueid::DEFAULT.to_owned()],
             test_switch: 0,
         }
     }
@@ -118,12 +118,12 @@ impl Config {
                 "kernel" => self.backend = Backend::Kernel,
                 _ => return Err("must be auto or kernel".to_owned()),
             },
-            "SMC_UEID" => self.ueids = ueid::list(text)?,
             "SMC_LOG" => check_log(text)?,
             "SMC_REPORT" => {
                 let path = CString::new(text).map_err(|_| "a NUL byte is no part of a path".to_owned())?;
                 self.report = Some(path).filter(|path| !path.is_empty());
             }
+            "SMC_UEID" => self.ueids = ueid::list(text)?,
             TEST_SWITCH => self.test_switch = size(text, 0, 0, u64::from(u32::MAX))? as u32,
             _ => return Err(format!("there is no such setting; there are {}", FILE_SETTINGS.join(", "))),
         }
