@@ -22,6 +22,8 @@ other end can do it too, and on plain TCP otherwise.
   -d, --debug              log what the library does, to standard error
   -r, --rcvbuf=SIZE        receive buffer (ring) of a connection, in bytes
   -t, --sndbuf=SIZE        send buffer (ring) of a connection, in bytes
+      --backend=BACKEND    auto: shared memory, as above. kernel: sockets of the kernel's
+                           own SMC (AF_SMC), where it has that
       --upgrade-after=SIZE bytes a connection carries over TCP before it moves;
                            0: move at once
       --exclude=CONDITIONS leave on TCP the connections for which all CONDITIONS hold:
@@ -36,8 +38,8 @@ other end can do it too, and on plain TCP otherwise.
 
 SIZE may end in k (1024) or m (1024 * 1024).
 
-Each option sets an environment variable, which may be set instead: SMC_RCVBUF,
-SMC_SNDBUF, SMC_UPGRADE_AFTER, SMC_POLICY, SMC_CONFIG, SMC_DISABLE, SMC_LOG,
+Each option sets an environment variable, which may be set instead: SMC_BACKEND,
+SMC_RCVBUF, SMC_SNDBUF, SMC_UPGRADE_AFTER, SMC_POLICY, SMC_CONFIG, SMC_DISABLE, SMC_LOG,
 SMC_REPORT; so may SMC_MAX_CONNS. SMC_PRELOAD names the library to load in place of the one found beside
 smc_run. A bad value of an option is refused; other bad settings are told here, and
 COMMAND runs on TCP where nobody can tell what they mean.
@@ -112,14 +114,14 @@ check_rule() {
     find_smcctl
     [[ -n $smcctl ]] || return 0
     said=$(env -u SMC_RCVBUF -u SMC_SNDBUF -u SMC_UPGRADE_AFTER -u SMC_MAX_CONNS -u SMC_DISABLE -u SMC_LOG -u SMC_REPORT \
-        SMC_CONFIG= SMC_POLICY="${1#--} $2" "$smcctl" check --quiet) ||
+        -u SMC_BACKEND -u SMC_UEID SMC_CONFIG= SMC_POLICY="${1#--} $2" "$smcctl" check --quiet) ||
         die $EXIT_USAGE "$1: ${said#*: }"
 }
 
 # Tells what is wrong with settings from elsewhere: the environment and the configuration file.
 check_settings() {
     local said line
-    [[ -n ${SMC_POLICY-}${SMC_CONFIG-}${SMC_RCVBUF-}${SMC_SNDBUF-}${SMC_UPGRADE_AFTER-}${SMC_MAX_CONNS-}${SMC_DISABLE-}${SMC_LOG-} ||
+    [[ -n ${SMC_POLICY-}${SMC_CONFIG-}${SMC_RCVBUF-}${SMC_SNDBUF-}${SMC_UPGRADE_AFTER-}${SMC_MAX_CONNS-}${SMC_DISABLE-}${SMC_LOG-}${SMC_BACKEND-}${SMC_UEID-} ||
         -z ${SMC_CONFIG+set} && -e /etc/smc/smc.conf ]] || return 0
     find_smcctl
     if [[ -n $smcctl ]] && ! said=$("$smcctl" check); then
@@ -151,6 +153,10 @@ set_option() {
     upgrade-after)
         check_size "$option" "$2" 0
         export SMC_UPGRADE_AFTER=$2
+        ;;
+    backend)
+        [[ $2 == auto || $2 == kernel ]] || die $EXIT_USAGE "$option: '$2' is neither auto nor kernel"
+        export SMC_BACKEND=$2
         ;;
     include | exclude)
         check_rule "$option" "$2"
@@ -406,11 +412,11 @@ while (($# > 0)); do
         ;;
     -d | --debug) export SMC_LOG=debug:stderr ;;
     --disable) export SMC_DISABLE=1 ;;
-    --rcvbuf=* | --sndbuf=* | --upgrade-after=* | --include=* | --exclude=* | --config=* | --log=* | --report=*)
+    --rcvbuf=* | --sndbuf=* | --upgrade-after=* | --backend=* | --include=* | --exclude=* | --config=* | --log=* | --report=*)
         option=${1%%=*}
         set_option "${option#--}" "${1#*=}"
         ;;
-    -r | -t | --rcvbuf | --sndbuf | --upgrade-after | --include | --exclude | --config | --log | --report)
+    -r | -t | --rcvbuf | --sndbuf | --upgrade-after | --backend | --include | --exclude | --config | --log | --report)
         (($# > 1)) || die $EXIT_USAGE "$1 needs a value (smc_run -h shows the options)"
         case $1 in
         -r) set_option rcvbuf "$2" ;;

@@ -25,7 +25,7 @@ export SMC_PRELOAD=$target/release/libsmc_preload.so
 smcss=$target/release/smcss
 [[ -r $SMC_PRELOAD && -x $smcss ]] || fail "the build left no $SMC_PRELOAD or no $smcss"
 # The demonstration is of the defaults.
-unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT LD_PRELOAD
+unset SMC_RCVBUF SMC_SNDBUF SMC_BACKEND SMC_UEID SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT LD_PRELOAD
 smc=(bash "$root/smc_run.sh")
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/smc-demo.XXXXXX") || fail "no temporary folder"

@@ -9,18 +9,23 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 TESTS="
 preload      yes  one  120  preload.sh
 kernel-smcr  yes  two  150  kernel-smcr.sh
+kernel-backend yes two 200 kernel-backend.sh view redis
+kernel-backend-all no two 300 kernel-backend.sh
 tcp-option   yes  one  150  tcp-option.sh
 two-hosts    yes  two  150  two-hosts.sh
 smcr-client  yes  two  200  smc-r.sh kernel ours decline first one-byte stream half abort many
 smcr-server  yes  two  200  smc-r.sh ours kernel decline first echo half abort sequential
 smcr-both    yes  two  200  smc-r.sh ours ours first stream abort client-killed many
-smcr-client-all no two 400  smc-r.sh kernel ours
-smcr-server-all no two 400  smc-r.sh ours kernel
-smcr-both-all   no two 400  smc-r.sh ours ours
 smcr-programs        yes two 300 smc-r-programs.sh ours ours first slow self fork redis nginx rude-server-silent rude-client-garbage
 smcr-programs-kernel yes two 200 smc-r-programs.sh kernel ours first many nonblocking
 smcr-kernel-programs yes two 200 smc-r-programs.sh ours kernel first slow
 smcr-programs-all    no  two 500 smc-r-programs.sh ours ours
+smcr-client-trouble no two 500 smc-r.sh kernel ours client-device-removed server-device-removed client-interface-down server-interface-down
+smcr-server-trouble no two 500 smc-r.sh ours kernel client-device-removed server-device-removed client-interface-down server-interface-down
+smcr-both-trouble   no two 500 smc-r.sh ours ours client-device-removed server-device-removed client-interface-down server-interface-down
+smcr-client-all no two 800  smc-r.sh kernel ours
+smcr-server-all no two 800  smc-r.sh ours kernel
+smcr-both-all   no two 800  smc-r.sh ours ours
 behaviour    no   one  900  behaviour.sh sending
 "
 

@@ -17,7 +17,7 @@ done
 passed=0 failed=0
 server=
 trap '[[ -z $server ]] || kill "$server" 2>/dev/null; wait; rm -rf "$WORK"' EXIT
-unset SMC_POLICY SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG
+unset SMC_POLICY SMC_RCVBUF SMC_SNDBUF SMC_BACKEND SMC_UEID SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG
 # Not the file of this host.
 export SMC_CONFIG='' SMC_RUN_DIR=$WORK/run
 mkdir "$WORK/run"
@@ -212,6 +212,29 @@ explained "TCP: SMC_DISABLE is set ($SMC_CONFIG:1)" --program x
 ok "SMC_DISABLE=1 in the file: smcctl explain says so"
 exchange SMC_DISABLE=0 && [[ $(reported python) == "SMCD|"* ]]
 ok "SMC_DISABLE=0 in the environment wins"
+
+# --- the kernel's SMC
+# backend NAME=VALUE...: a connection under SMC_BACKEND=kernel, and what the log says of AF_SMC, once.
+backend() {
+    rm -f "$WORK/log"
+    exchange SMC_LOG="warn:$WORK/log" "$@"
+}
+configure SMC_BACKEND=kernel
+NO_KERNEL="SMC_BACKEND is kernel, and the kernel has no AF_SMC, or does not give it to this program"
+if grep -qw ^SMC /proc/net/protocols; then
+    backend && [[ ! -e $WORK/report ]]
+    ok "SMC_BACKEND=kernel in the file: the sockets are the kernel's"
+else
+    backend && [[ $(reported python) == "TCP|0x03030000|0x03030000|$NO_KERNEL" && $(grep -c AF_SMC "$WORK/log") == 1 ]]
+    ok "SMC_BACKEND=kernel in the file, and no AF_SMC: TCP, and one line in the log"
+fi
+explained "a socket of the kernel's SMC; TCP, 0x03030000, if it has none: no rule is for it (SMC_BACKEND=kernel, $SMC_CONFIG:1)" \
+    --program x
+ok "SMC_BACKEND=kernel in the file: smcctl explain says so"
+backend SMC_POLICY="exclude program=$python" && [[ $(reported python) == "TCP|0x03010001|0x03010001|$EXCLUDED" ]]
+ok "SMC_BACKEND=kernel: a program is excluded"
+backend SMC_BACKEND=auto && [[ $(reported python) == "SMCD|"* ]]
+ok "SMC_BACKEND=auto in the environment wins"
 
 # --- smcctl
 SMC_CONFIG='' SMC_POLICY="exclude peer=:5" explained "open: SMC_POLICY, rule 1" --program x

@@ -41,7 +41,7 @@ rm -rf "$logs"
 mkdir -p "$logs" || exit 1
 
 # cargo test must not take the whole environment of a user who has settings of smc in it.
-unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_MAX_CONNS SMC_DISABLE SMC_LOG SMC_REPORT SMC_RUN_DIR SMC_POLICY LD_PRELOAD
+unset SMC_BACKEND SMC_UEID SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_MAX_CONNS SMC_DISABLE SMC_LOG SMC_REPORT SMC_RUN_DIR SMC_POLICY LD_PRELOAD
 # Nor that of a host that has some.
 export SMC_CONFIG=
 

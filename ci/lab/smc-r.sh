@@ -81,6 +81,37 @@ killed() {
     ((status == expected)) || fail "$name, status $status"
 }
 
+# troubled NAME ROLE TROUBLE REPAIR: in that machine TROUBLE comes, a command for the shell, while both ends wait. Both see an end,
+# and after REPAIR the next connection is on SMC again.
+troubled() {
+    local name=$1 role=$2 backend=$client verb=connect options=(--mode hang)
+    [[ $names == "  " || $names == *" $name "* ]] || return 0
+    echo "== $name"
+    if [[ $LAB_ROLE == a ]]; then
+        backend=$server verb=listen
+        options+=(--ready "$LAB_SHARED/signal.$name.a")
+    else
+        await "$name"
+    fi
+    [[ $backend == ours ]] || options+=(--backend kernel)
+    [[ $LAB_ROLE != "$role" ]] || options+=(--command "$3")
+    timeout 100 "$peer" "$verb" "$at" "${options[@]}" || fail "$name"
+    signal "$name.ended"
+    await "$name.ended"
+    if [[ $LAB_ROLE == "$role" ]]; then
+        timeout 30 sh -c "$4" || fail "$name: $4"
+        until_true 10 port_is_active || fail "$name: the port does not come back"
+    fi
+    signal "$name.mended"
+    await "$name.mended"
+    local names="  "
+    exchange "$name-mended"
+}
+
+port_is_active() {
+    [[ $(ibv_devinfo -d rxe0 2>/dev/null) == *PORT_ACTIVE* ]]
+}
+
 "$LAB_BIN/smcctl" tcp-option on >/dev/null || fail "tcp-option on"
 kernel_smc
 
@@ -102,3 +133,11 @@ killed server-killed a
 exchange sequential --connections 10 --sequential --bytes 10000
 exchange many --connections 8 --bytes 100000 --size 10000
 exchange most --connections 64 --bytes 20000 --size 10000
+# Only at a kernel's end: while a process uses a soft-RoCE device, its removal waits for that process, and nothing happens to the
+# connections meanwhile. In the background: it waits for the connections to be closed.
+remove="rdma link delete rxe0 &"
+add="until [ ! -e /sys/class/infiniband/rxe0 ]; do sleep 0.1; done; rdma link add rxe0 type rxe netdev $LAB_IF"
+[[ $client == ours ]] || troubled client-device-removed b "$remove" "$add"
+[[ $server == ours ]] || troubled server-device-removed a "$remove" "$add"
+troubled client-interface-down b "ip link set $LAB_IF down" "ip link set $LAB_IF up"
+troubled server-interface-down a "ip link set $LAB_IF down" "ip link set $LAB_IF up"

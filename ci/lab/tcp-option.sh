@@ -44,6 +44,10 @@ for mode in '' cookies kernel; do
 done
 ((failed == 0)) || fail "on the wire"
 
+# A peer that sends all options back is reached over TCP, and its bytes are the program's: 30,000 of them, position-coded.
+timeout 60 "$LAB_BIN/tcp-option" echoing-peer "$LAB_BIN/smc-r-peer" connect 10.77.0.2:7000 --expect 'tcp 0x03010000' \
+    --connections 3 --bytes 10000 --size 3000 || fail "a peer that sends all options back"
+
 # A second copy, for a cgroup further in, does not get into the way of the first.
 mkdir "$cgroups/inner" || fail "mkdir $cgroups/inner"
 "$smcctl" tcp-option on --cgroup "$cgroups/inner" --pins /sys/fs/bpf/inner || fail "on for a second cgroup"

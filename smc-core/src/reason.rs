@@ -249,6 +249,16 @@ details! {
     ShutDown = 33, Active,
         "this end shut down its sending side before the connection was moved",
         "nothing: the connection is about to end";
+    BornOnTcp = 36, Active,
+        "SMC_BACKEND is kernel, and the socket comes from elsewhere, as a TCP socket",
+        "start the program that made the socket with smc_run --backend=kernel too";
+    RuleNeedsAddress = 37, Active,
+        "SMC_BACKEND is kernel, and a rule asks for addresses, which are not known when the socket is made",
+        "use rules about program= and uid= alone with SMC_BACKEND=kernel";
+    // Nothing to do it with.
+    NoKernelSmc = 48, NoSmcDev,
+        "SMC_BACKEND is kernel, and the kernel has no AF_SMC, or does not give it to this program",
+        "load the kernel's module smc, or do without SMC_BACKEND";
     // Nobody to talk to.
     NoRendezvous = 40, PeerNoSmc,
         "nobody answered at the rendezvous: the peer runs without smc, or under SMC_DISABLE, or in another network namespace",
@@ -326,6 +336,7 @@ impl Detail {
         match self {
             NotBusyYet | NoData | Overflow | PeerShutDown | ShutDown => false,
             Seccomp | SharedProcess | PeerUidUnverified => false,
+            NoKernelSmc => true,
             _ => matches!(self.reason(), Reason::Active | Reason::OptUnsupp | Reason::Mem | Reason::Ipsec),
         }
     }

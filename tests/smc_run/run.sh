@@ -9,7 +9,7 @@ repository=$(cd "$(dirname "$0")/../.." && pwd) || exit 1
 work=$(mktemp -d /tmp/smc_run-test.XXXXXX) || exit 1
 chmod 755 "$work"
 trap 'rm -rf "$work"' EXIT
-unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT SMC_PRELOAD SMC_POLICY SMC_CONFIG LD_PRELOAD
+unset SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT SMC_PRELOAD SMC_POLICY SMC_CONFIG SMC_BACKEND SMC_UEID LD_PRELOAD
 unset CARGO_TARGET_DIR
 
 passed=0 failed=0
@@ -46,7 +46,7 @@ cat >show.c <<'END'
 #include <stdlib.h>
 int main(int argc, char **argv) {
     static const char *names[] = {"LD_PRELOAD", "SMC_RCVBUF", "SMC_SNDBUF", "SMC_UPGRADE_AFTER", "SMC_DISABLE",
-                                  "SMC_LOG", "SMC_REPORT", "SMC_POLICY", "SMC_CONFIG", "SMC_STUB_LOADED",
+                                  "SMC_LOG", "SMC_REPORT", "SMC_POLICY", "SMC_CONFIG", "SMC_BACKEND", "SMC_STUB_LOADED",
                                   "dotted.name", NULL};
     for (int i = 0; i < argc; i++) printf("[%s]", argv[i]);
     printf("\n");
@@ -82,8 +82,8 @@ sed -i "s|$interpreter|$musl|" bin/show-musl
 try "$smc_run" -h
 [[ $status == 0 && -z $err && $out == "Usage: smc_run"* ]]
 ok "-h prints the usage to standard output"
-for word in -d -r -t --debug --help --version --rcvbuf --sndbuf --upgrade-after --disable --log --report \
-    SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT; do
+for word in -d -r -t --debug --help --version --rcvbuf --sndbuf --upgrade-after --backend --disable --log --report \
+    SMC_BACKEND SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_DISABLE SMC_LOG SMC_REPORT; do
     [[ $out == *"$word"* ]]
     ok "the usage names $word"
 done
@@ -117,7 +117,7 @@ settings() {
     done
     shift
     try "$smc_run" "$@" show
-    seen=$(grep -E '^SMC_(R|SN|U|D|L|P|C)' <<<"$out" | sort)
+    seen=$(grep -E '^SMC_(B|R|SN|U|D|L|P|C)' <<<"$out" | sort)
     [[ $status == 0 && -z $err && $seen == "$(printf '%s\n' "${expected[@]}" | sort)" ]]
     ok "smc_run $* sets ${expected[*]}"
 }
@@ -130,7 +130,12 @@ settings SMC_SNDBUF=128K -- --sndbuf=128K
 settings SMC_RCVBUF=08k -- -r 08k
 settings SMC_UPGRADE_AFTER=0 -- --upgrade-after=0
 settings SMC_UPGRADE_AFTER=16k -- --upgrade-after=16k
+settings SMC_BACKEND=kernel -- --backend=kernel
+settings SMC_BACKEND=auto -- --backend auto
 settings SMC_DISABLE=1 -- --disable
+try "$smc_run" --backend=Kernel show
+[[ $status == 125 && -z $out ]] && says "neither auto nor kernel"
+ok "a backend that is none is refused"
 settings SMC_LOG=debug:stderr -- -d
 settings SMC_LOG=debug:stderr -- --debug
 settings SMC_LOG=info -- --log=info

@@ -404,10 +404,7 @@ impl Pair {
             }
             Arrangement::FarConnects => {
                 let (listener, port) = family.listener(0).expect("listen");
-                let (control, process) = start_peer("connect", family, port);
-                let near = sys::accept4(listener, libc::SOCK_CLOEXEC).expect("accept");
-                sys::close(listener).expect("close");
-                (near, Far::Remote { control, process })
+                return Pair::accepted(listener, family, port);
             }
             Arrangement::FarAccepts => {
                 let (control, process) = start_peer("accept", family, 0);
@@ -419,6 +416,15 @@ impl Pair {
             }
         };
         Pair { near: End::near(near), far, arrangement }
+    }
+
+    /// [`Arrangement::FarConnects`] with a listener of the caller's, which is closed.
+    pub fn accepted(listener: RawFd, family: Family, port: u16) -> Pair {
+        let (control, process) = start_peer("connect", family, port);
+        let near = sys::accept4(listener, libc::SOCK_CLOEXEC).expect("accept");
+        sys::close(listener).expect("close");
+        let far = Far::Remote { control, process };
+        Pair { near: End::near(near), far, arrangement: Arrangement::FarConnects }
     }
 
     /// A connection that has been busy, so that where it can move, it has moved.

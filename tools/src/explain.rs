@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use smc_core::config::Settings;
+use smc_core::config::{Backend, Settings};
 use smc_core::policy::{decide, Action, Decision, Field, Fit, Rule, Subject};
 use smc_core::reason::Detail;
 
@@ -24,6 +24,9 @@ pub fn explain(settings: &Settings, subject: &Subject<'_>) -> (String, bool) {
             origin(settings, "SMC_DISABLE")
         );
         return (out, true);
+    }
+    if settings.config.backend == Backend::Kernel {
+        return by_kernel(settings, subject);
     }
     for rule in &settings.rules {
         let fit = rule.fit(subject);
@@ -52,6 +55,30 @@ pub fn explain(settings: &Settings, subject: &Subject<'_>) -> (String, bool) {
         Decision::Open(rule, field) => writeln!(out, "open: {}", missing(settings, rule, field)),
     };
     (out, matches!(decision, Decision::Decided(..)))
+}
+
+/// Under SMC_BACKEND=kernel rules are asked when the socket is made, and has no addresses.
+fn by_kernel(settings: &Settings, subject: &Subject<'_>) -> (String, bool) {
+    let backend = format!("SMC_BACKEND=kernel, {}", origin(settings, "SMC_BACKEND"));
+    let subject = Subject { local: None, peer: None, ..*subject };
+    match decide(&settings.rules, &subject) {
+        Decision::Decided(Action::Exclude, rule) => {
+            (format!("TCP, {}: {} ({backend})\n", code(Detail::Excluded), by(settings, rule)), true)
+        }
+        Decision::Decided(Action::Include, rule) => {
+            let (rule, missing) = (by(settings, rule), code(Detail::NoKernelSmc));
+            (
+                format!("a socket of the kernel's SMC; TCP, {missing}, if it has none: {rule} ({backend})\n"),
+                true,
+            )
+        }
+        Decision::Open(rule, field @ (Field::Local | Field::Peer)) => {
+            let (place, field) = (settings.place(&rule.origin), field.name());
+            let why = code(Detail::RuleNeedsAddress);
+            (format!("TCP, {why}: {place} asks for {field}=, which comes too late ({backend})\n"), true)
+        }
+        Decision::Open(rule, field) => (format!("open: {}\n", missing(settings, rule, field)), false),
+    }
 }
 
 fn code(detail: Detail) -> String {

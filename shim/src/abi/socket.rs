@@ -38,7 +38,16 @@ pub(super) fn accepted(listener: c_int, fd: c_int) -> c_int {
     fd
 }
 
+/// Whether a socket is to be made by the kernel's SMC, if that can.
+#[inline(always)]
+pub(super) fn is_kernels(domain: c_int, kind: c_int, protocol: c_int) -> bool {
+    ops::kernel::is_on() && is_tcp(domain, kind, protocol) && life::may_act()
+}
+
 pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+    if is_kernels(domain, kind, protocol) {
+        return unsafe { ops::kernel::socket(domain, kind, protocol) };
+    }
     created(unsafe { real::socket(domain, kind, protocol) }, domain, kind, protocol)
 }
 
@@ -121,6 +130,7 @@ pub unsafe extern "C" fn getsockopt(
         entry @ (Entry::Conn(_) | Entry::Tcp(_) | Entry::Listener(_)) => unsafe {
             ops::options::getsockopt(fd, entry, level, name, value, len)
         },
+        _ if ops::kernel::is_on() => unsafe { ops::kernel::getsockopt(fd, level, name, value, len) },
         _ => unsafe { real::getsockopt(fd, level, name, value, len) },
     }
 }

@@ -139,6 +139,9 @@ unsafe extern "C" fn dispatch(
             },
 
             // Sockets.
+            libc::SYS_socket if socket::is_kernels(a as c_int, b as c_int, c as c_int) => {
+                socket::socket(a as c_int, b as c_int, c as c_int) as c_long
+            }
             libc::SYS_socket => {
                 socket::created(raw!() as c_int, a as c_int, b as c_int, c as c_int) as c_long
             }
@@ -157,7 +160,7 @@ unsafe extern "C" fn dispatch(
             }
             libc::SYS_shutdown => if_conn!(raw!(), a, socket::shutdown(a as c_int, b as c_int)),
             libc::SYS_getsockopt => match entry(a as c_int) {
-                Entry::None => raw!(),
+                Entry::None if !ops::kernel::is_on() => raw!(),
                 _ => socket::getsockopt(a as c_int, b as c_int, c as c_int, d as _, e as _) as c_long,
             },
             libc::SYS_setsockopt => match entry(a as c_int) {

@@ -5,7 +5,7 @@ use crate::{errno, guard, real};
 use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicBool, Ordering};
 use libc::{c_int, timespec};
-use smc_core::config::{self, Settings};
+use smc_core::config::{self, Backend, Settings};
 use smc_core::conn::{self, Conn};
 use smc_core::reason::{Detail, Why};
 use smc_core::sys::fd;
@@ -33,6 +33,8 @@ pub fn start(settings: Settings) {
         }
         if settings.are_broken() {
             stop(Detail::SettingsBroken);
+        } else if settings.config.backend == Backend::Kernel {
+            super::kernel::start();
         }
         config::install(settings.config);
         policy::install(settings.rules);
@@ -222,6 +224,7 @@ pub extern "C" fn exiting() {
 
 /// The process is about to filter its own system calls: from now on only those that it makes itself are safe.
 pub extern "C" fn seccomp() {
+    super::kernel::stop();
     stop(Detail::Seccomp);
 }
 

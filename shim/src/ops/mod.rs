@@ -10,6 +10,7 @@
 
 pub mod epoll;
 pub mod fd;
+pub mod kernel;
 pub mod life;
 pub mod open;
 pub mod options;

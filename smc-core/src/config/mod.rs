@@ -20,11 +20,23 @@ pub const CALL_WEIGHT: u64 = 2 << 10;
 /// Of one ring. Larger ones leave the cache of most machines.
 pub const DEFAULT_RING: u64 = 256 << 10;
 
+/// What makes SMC of a program's sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// This software: TCP sockets, whose connections move.
+    #[default]
+    Auto,
+    /// The kernel: AF_SMC sockets.
+    Kernel,
+}
+
 /// See `docs/configuration.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// SMC_DISABLE: everything stays TCP.
     pub disable: bool,
+    /// SMC_BACKEND.
+    pub backend: Backend,
     /// SMC_UPGRADE_AFTER in bytes; 0 moves connections at once.
     pub upgrade_after: u64,
     /// SMC_RCVBUF: ring for bytes to this process, power of two.
@@ -50,6 +62,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             disable: false,
+            backend: Backend::Auto,
             upgrade_after: DEFAULT_UPGRADE_AFTER,
             rcvbuf: DEFAULT_RING,
             sndbuf: DEFAULT_RING,
@@ -79,6 +92,7 @@ pub fn install(config: Config) {
 
 /// The variables that are also settings of the configuration file. SMC_RUN_DIR is not: `smcss` must find it too.
 pub const FILE_SETTINGS: &[&str] = &[
+    "SMC_BACKEND",
     "SMC_UPGRADE_AFTER",
     "SMC_RCVBUF",
     "SMC_SNDBUF",
@@ -117,6 +131,11 @@ impl Config {
                 "" | "0" => self.disable = false,
                 "1" => self.disable = true,
                 _ => return Err("must be 0 or 1".to_owned()),
+            },
+            "SMC_BACKEND" => match text {
+                "" | "auto" => self.backend = Backend::Auto,
+                "kernel" => self.backend = Backend::Kernel,
+                _ => return Err("must be auto or kernel".to_owned()),
             },
             "SMC_LOG" => check_log(text)?,
             "SMC_REPORT" => {
@@ -218,6 +237,8 @@ mod tests {
             ("SMC_MAX_CONNS", "-1"),
             ("SMC_MAX_CONNS", "1k"),
             ("SMC_DISABLE", "yes"),
+            ("SMC_BACKEND", "Kernel"),
+            ("SMC_UEID", "lower"),
             ("SMC_LOG", "loud"),
             ("SMC_LOG", "info:"),
             ("SMC_REPORT", "a\0b"),

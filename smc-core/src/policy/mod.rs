@@ -179,6 +179,15 @@ pub fn excludes(fd: i32) -> bool {
     }
 }
 
+/// What the rules in force say of a socket that has no addresses yet; `None`: it depends on them.
+pub fn without_addresses() -> Option<Action> {
+    let rules = RULES.get().map_or(&[][..], Vec::as_slice);
+    match decide(rules, &Subject { uid: Some(sys::geteuid()), ..Subject::default() }) {
+        Decision::Decided(action, _) => Some(action),
+        Decision::Open(..) => None,
+    }
+}
+
 #[cold]
 fn excluded_by(rules: &[Rule], fd: i32) -> bool {
     let subject = Subject {

@@ -122,7 +122,8 @@ impl Drop for NoDelay {
     }
 }
 
-pub(crate) fn set_int_option(fd: i32, level: i32, name: i32, value: i32) -> Result<()> {
+/// Sets an `int` option.
+pub fn set_int_option(fd: i32, level: i32, name: i32, value: i32) -> Result<()> {
     // SAFETY: the value outlives the call.
     unsafe { sys!(SYS_setsockopt, fd, level, name, &value as *const i32, size_of::<i32>()) }.map(|_| ())
 }
@@ -306,6 +307,7 @@ fn tcp_info(fd: i32) -> Result<TcpInfo> {
 
 /// Whether a TCP socket has, or had, a connection: established, or closed by the peer only.
 pub fn is_established(fd: i32) -> bool {
+    const TCP_ESTABLISHED: u8 = 1;
     const TCP_CLOSE_WAIT: u8 = 8;
     tcp_info(fd).is_ok_and(|info| matches!(info.state, TCP_ESTABLISHED | TCP_CLOSE_WAIT))
 }

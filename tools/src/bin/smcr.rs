@@ -1,4 +1,5 @@
-//! `smcr`: what the kernel's own SMC knows and is told: user-defined EIDs, PNET ids, sockets.
+//! `smcr`: what the kernel's own SMC knows and is told: link groups, devices, statistics, user-defined EIDs, PNET ids,
+//! sockets.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -7,7 +8,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 use smc_tools::kernel::diag::{self, Mode};
-use smc_tools::kernel::{pnet, ueid};
+use smc_tools::kernel::{device, linkgroup, pnet, stats, ueid};
+use smc_tools::{reset, smcr};
 
 /// Show and set what the kernel's SMC (AF_SMC) works with.
 ///
@@ -19,12 +21,38 @@ struct Options {
     #[arg(long, global = true)]
     json: bool,
 
+    /// More columns; twice, with link groups: everything, a line each
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    details: u8,
+
     #[command(subcommand)]
     object: Object,
 }
 
 #[derive(Subcommand)]
 enum Object {
+    /// Link groups and their links
+    Linkgroup {
+        #[arg(
+            help = "[show|link-show] [all|LG-ID] [netdev NAME] [ibdev NAME]: groups or their links; those with \
+                    this id, on this network interface, on this RDMA device"
+        )]
+        words: Vec<String>,
+    },
+    /// RDMA devices that SMC-R can use
+    Device {
+        #[arg(help = "[show] [all] [netdev NAME] [ibdev NAME]")]
+        words: Vec<String>,
+    },
+    /// Statistics of this network namespace since the last reset
+    Stats {
+        /// Show; show and set back, for this user until the next boot; show as JSON
+        #[arg(default_value = "show")]
+        what: What,
+        /// Since the module was loaded
+        #[arg(short, long)]
+        absolute: bool,
+    },
     /// User-defined enterprise ids: two hosts use SMC-Rv2 only if they have one in common
     #[command(subcommand)]
     Ueid(Ueid),
@@ -33,6 +61,53 @@ enum Object {
     Pnet(Pnet),
     /// The kernel's SMC sockets
     Sockets,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    Show,
+    Reset,
+    Json,
+}
+
+/// What the words of `linkgroup` and `device` select.
+#[derive(Default)]
+struct Selection {
+    links: bool,
+    id: Option<u32>,
+    interface: Option<String>,
+    device: Option<String>,
+}
+
+impl Selection {
+    /// `ids`: the object has ids, and links.
+    fn of(words: &[String], ids: bool) -> Result<Selection, String> {
+        let mut selection = Selection::default();
+        let mut words = words.iter().map(String::as_str);
+        let mut first = true;
+        while let Some(word) = words.next() {
+            let mut name = || words.next().map(str::to_owned).ok_or(format!("{word} needs a name"));
+            match word {
+                "show" if first => {}
+                "link-show" if first && ids => selection.links = true,
+                "all" => {}
+                "netdev" => selection.interface = Some(name()?),
+                "ibdev" => selection.device = Some(name()?),
+                id if ids => {
+                    let number = u32::from_str_radix(id.trim_start_matches("0x"), 16);
+                    selection.id = Some(number.map_err(|_| format!("{id} is no id of a link group"))?);
+                }
+                _ => return Err(format!("{word} is not understood")),
+            }
+            first = false;
+        }
+        Ok(selection)
+    }
+
+    fn is_on(&self, device: &str, interface: Option<&str>) -> bool {
+        self.device.as_deref().is_none_or(|wanted| wanted == device)
+            && self.interface.as_deref().is_none_or(|wanted| Some(wanted) == interface)
+    }
 }
 
 #[derive(Subcommand)]
@@ -84,6 +159,9 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> io::Result<String> {
     match &options.object {
+        Object::Linkgroup { words } => linkgroups(options, &selection(words, true)),
+        Object::Device { words } => devices(options, &selection(words, false)),
+        Object::Stats { what, absolute } => statistics(options, *what, *absolute),
         Object::Ueid(Ueid::Show) => {
             let all = ueid::list()?;
             answer(options.json, "ueids", &all, || all.iter().map(|eid| format!("{eid}\n")).collect())
@@ -101,10 +179,55 @@ fn run(options: &Options) -> io::Result<String> {
         Object::Pnet(Pnet::Del { pnet_id }) => done(pnet::remove(pnet_id)),
         Object::Pnet(Pnet::Flush) => done(pnet::flush()),
         Object::Sockets => {
-            let all = diag::sockets()?;
+            let mut all = diag::sockets()?;
+            if options.json {
+                diag::find_holders(&mut all);
+            }
             answer(options.json, "sockets", &all, || socket_table(&all))
         }
     }
+}
+
+/// Ends the program with the status of wrong usage where the words are none.
+fn selection(words: &[String], ids: bool) -> Selection {
+    use clap::CommandFactory;
+    let wrong = |why| Options::command().error(clap::error::ErrorKind::InvalidValue, why).exit();
+    Selection::of(words, ids).unwrap_or_else(wrong)
+}
+
+fn linkgroups(options: &Options, wanted: &Selection) -> io::Result<String> {
+    let mut all = linkgroup::all()?;
+    all.retain(|group| wanted.id.is_none_or(|id| id == group.id));
+    let filtered = wanted.device.is_some() || wanted.interface.is_some();
+    all.retain(|group| {
+        !filtered || group.links.iter().any(|l| wanted.is_on(&l.device, l.interface.as_deref()))
+    });
+    if wanted.links {
+        all.iter_mut().for_each(|g| g.links.retain(|l| wanted.is_on(&l.device, l.interface.as_deref())));
+    }
+    answer(options.json, "link_groups", &all, || match wanted.links {
+        true => smcr::links(&all, options.details),
+        false => smcr::groups(&all, options.details),
+    })
+}
+
+fn devices(options: &Options, wanted: &Selection) -> io::Result<String> {
+    let mut all = device::all()?;
+    all.iter_mut().for_each(|d| d.ports.retain(|p| wanted.is_on(&d.name, p.interface.as_deref())));
+    all.retain(|d| !d.ports.is_empty());
+    answer(options.json, "devices", &all, || smcr::devices(&all, options.details))
+}
+
+fn statistics(options: &Options, what: What, absolute: bool) -> io::Result<String> {
+    let all = stats::read()?;
+    let shown = match absolute {
+        true => all.clone(),
+        false => all.since(&reset::path().map(|path| reset::load(&path)).unwrap_or_default()),
+    };
+    if what == What::Reset {
+        reset::store(&reset::path()?, &all)?;
+    }
+    answer(options.json || what == What::Json, "stats", &shown, || smcr::stats(&shown, options.details))
 }
 
 fn done(result: io::Result<()>) -> io::Result<String> {

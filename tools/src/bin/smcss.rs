@@ -8,10 +8,12 @@ use serde::Serialize;
 use smc_core::options::render;
 use smc_core::registry::reader::Search;
 use smc_core::registry::SocketRecord;
+use smc_tools::kernel::diag;
 use smc_tools::reasons;
-use smc_tools::table::Layout;
+use smc_tools::table::{Layout, Row};
 
-/// Show the sockets of programs that run under smc_run, and what carries their data.
+/// Show the sockets of programs that run under smc_run, and what carries their data; and those of the kernel's own SMC
+/// (AF_SMC), where it has one.
 ///
 /// Without options: connecting, connected and closing sockets of all processes that you may see.
 #[derive(Parser)]
@@ -37,7 +39,7 @@ struct Options {
     #[arg(short = 'D', long, conflicts_with_all = ["smcr", "listening"])]
     smcd: bool,
 
-    /// Only sockets that use RDMA (SMC-R)
+    /// Only sockets that use RDMA (SMC-R), and over which link
     #[arg(short = 'R', long, conflicts_with = "listening")]
     smcr: bool,
 
@@ -75,10 +77,18 @@ COLUMNS
   Intf     number of the interface the socket is bound to (SO_BINDTODEVICE), 0000 for none
   Mode     SMCD: shared memory. SMCR: RDMA. TCP: TCP, with this end's reason code and, where the peer gave
            one, the peer's, as 0x05000000/0x03030000. --debug shows the reason in words, --reasons explains all
+  Role, IB-device, Port, Linkid, GID, Peer-GID
+           with --smcr: CLNT if this end began the link group, SERV if the other did; RDMA device and port; link
+  GID, Token, Peer-GID, Peer-Token, Linkid
+           with --smcd, of the kernel's connections over an ISM device: where the buffers are
 
 JSON
   {\"sockets\":[{\"pid\",\"comm\",\"fd\",\"uid\",\"inode\",\"state\",\"local\",\"peer\",\"mode\",\"reason\",\"peer_reason\",
   \"reason_text\",\"since\",\"tcp_rx_bytes\",\"tcp_tx_bytes\",\"ring_rx_bytes\",\"ring_tx_bytes\",\"switches\"}]}
+  Behind that, where there are any: \"kernel_sockets\":[{\"state\",\"mode\",\"local\",\"peer\",\"interface\",\"uid\",\"inode\",
+  \"holder\":{\"pid\",\"comm\",\"fd\"},\"fallback\":{\"reason\",\"peer_diagnosis\"},\"link\":{\"id\",\"device\",\"port\",\"gid\",\"peer_gid\",\"role\"},
+  \"dmb\":{\"link_id\",\"gid\",\"token\",\"peer_gid\",\"peer_token\"},\"buffers\":{\"send\",\"rmbe\",\"peer_rmbe\"}}], codes as
+  numbers, sizes in bytes, null for what there is not.
   The options select sockets here as they do in the table. \"since\" is in milliseconds since the epoch; bytes are
   those of the program's stream, by the path they took.
 
@@ -102,6 +112,9 @@ struct OptionTable<'a> {
 #[derive(Serialize)]
 struct Listing<'a> {
     sockets: &'a [SocketRecord],
+    /// Of AF_SMC.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    kernel_sockets: &'a [diag::Socket],
 }
 
 fn main() -> ExitCode {
@@ -125,13 +138,35 @@ fn run(options: &Options) -> io::Result<String> {
         return options_table(options.json);
     }
     let mut sockets = Search::from_env()?.sockets()?;
-    sockets.retain(|s| options.selects(s));
+    sockets.retain(|s| options.selects(s.state, s.mode));
+    let mut kernels = kernels_sockets();
+    kernels.retain(|s| options.selects(s.state, s.mode.name()));
+    if options.json || options.debug {
+        diag::find_holders(&mut kernels);
+    }
     if options.json {
-        let mut text = serde_json::to_string(&Listing { sockets: &sockets })?;
+        let mut text = serde_json::to_string(&Listing { sockets: &sockets, kernel_sockets: &kernels })?;
         text.push('\n');
         return Ok(text);
     }
-    Ok(Layout { wide: options.wide, details: options.debug }.render(&sockets))
+    let layout = Layout {
+        wide: options.wide,
+        details: options.debug,
+        links: options.smcr,
+        buffers: options.smcd && kernels.iter().any(|s| s.dmb.is_some()),
+    };
+    let rows: Vec<Row> = sockets.iter().map(Row::from).chain(kernels.iter().map(Row::from)).collect();
+    Ok(layout.render(&rows))
+}
+
+/// Those of AF_SMC. A kernel without it has none; one that does not tell is no reason to show nothing at all.
+fn kernels_sockets() -> Vec<diag::Socket> {
+    diag::sockets().unwrap_or_else(|e| {
+        if e.kind() != io::ErrorKind::NotFound {
+            eprintln!("smcss: the kernel's sockets are left out: {e}");
+        }
+        Vec::new()
+    })
 }
 
 fn options_table(json: bool) -> io::Result<String> {
@@ -145,15 +180,15 @@ fn options_table(json: bool) -> io::Result<String> {
 }
 
 impl Options {
-    fn selects(&self, s: &SocketRecord) -> bool {
-        let by_state = match s.state {
+    fn selects(&self, state: &str, mode: &str) -> bool {
+        let by_state = match state {
             "LISTEN" => self.all || self.listening,
             "CLOSED" => self.all,
             _ => !self.listening,
         };
         let by_mode = match (self.smcd, self.smcr) {
-            (true, _) => s.mode == "SMCD",
-            (_, true) => s.mode == "SMCR",
+            (true, _) => mode == "SMCD",
+            (_, true) => mode == "SMCR",
             _ => true,
         };
         by_state && by_mode

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use serde::Serialize;
 
+use super::holder::{self, Holder};
 use super::netlink::{self, Kind};
 use super::{text, Attributes};
 
@@ -14,6 +15,7 @@ const AF_SMC: u8 = 43;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SMC_DIAG_CONNINFO: u16 = 1;
 const SMC_DIAG_LGRINFO: u16 = 2;
+const SMC_DIAG_DMBINFO: u16 = 4;
 const SMC_DIAG_FALLBACK: u16 = 5;
 
 /// One socket of the kernel's.
@@ -24,12 +26,18 @@ pub struct Socket {
     pub mode: Mode,
     pub local: SocketAddr,
     pub peer: SocketAddr,
+    /// Index of the interface it is bound to, 0 for none.
+    pub interface: u32,
     pub uid: u32,
     pub inode: u64,
+    /// As far as it was looked for, and may be seen.
+    pub holder: Option<Holder>,
     /// Why it is on TCP, where it is.
     pub fallback: Option<Fallback>,
     /// With [`Mode::Smcr`].
     pub link: Option<Link>,
+    /// With [`Mode::Smcd`].
+    pub dmb: Option<Dmb>,
     /// While it belongs to a link group.
     pub buffers: Option<Buffers>,
 }
@@ -43,6 +51,18 @@ pub enum Mode {
     Smcd,
     /// A number that this version does not know.
     Unknown,
+}
+
+impl Mode {
+    /// As smcss prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Smcr => "SMCR",
+            Mode::Tcp => "TCP",
+            Mode::Smcd => "SMCD",
+            Mode::Unknown => "?",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -66,6 +86,16 @@ pub struct Link {
     pub role: &'static str,
 }
 
+/// Where the two ends of an SMC-D connection have their buffers. Numbers of the ISM devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Dmb {
+    pub link_id: u32,
+    pub gid: u64,
+    pub token: u64,
+    pub peer_gid: u64,
+    pub peer_token: u64,
+}
+
 /// Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Buffers {
@@ -78,7 +108,7 @@ pub struct Buffers {
 pub fn sockets() -> io::Result<Vec<Socket>> {
     let mut body = vec![0; 52];
     body[0] = AF_SMC;
-    body[3] = [SMC_DIAG_CONNINFO, SMC_DIAG_LGRINFO, SMC_DIAG_FALLBACK]
+    body[3] = [SMC_DIAG_CONNINFO, SMC_DIAG_LGRINFO, SMC_DIAG_DMBINFO, SMC_DIAG_FALLBACK]
         .iter()
         .fold(0, |mask, n| mask | 1 << (n - 1));
     let answers =
@@ -92,6 +122,15 @@ pub fn sockets() -> io::Result<Vec<Socket>> {
             }
         })?;
     Ok(answers.iter().filter_map(|body| socket(body)).collect())
+}
+
+/// Says of each socket whose it is.
+pub fn find_holders(sockets: &mut [Socket]) {
+    if sockets.is_empty() {
+        return;
+    }
+    let mut holders = holder::all();
+    sockets.iter_mut().for_each(|s| s.holder = holders.remove(&s.inode));
 }
 
 /// `None`: shorter than every kernel's.
@@ -113,10 +152,13 @@ fn socket(body: &[u8]) -> Option<Socket> {
         mode,
         local: address(&fixed[8..24], [fixed[4], fixed[5]]),
         peer: address(&fixed[24..40], [fixed[6], fixed[7]]),
+        interface: number(fixed, 40)?,
         uid: number(fixed, 52)?,
-        inode: u64::from(number(fixed, 56)?) | u64::from(number(fixed, 60)?) << 32,
+        inode: wide(fixed, 56)?,
+        holder: None,
         fallback: fallback.filter(|_| mode == Mode::Tcp),
         link: attributes.find(SMC_DIAG_LGRINFO).filter(|_| mode == Mode::Smcr).and_then(link),
+        dmb: attributes.find(SMC_DIAG_DMBINFO).filter(|_| mode == Mode::Smcd).and_then(dmb),
         buffers: attributes.find(SMC_DIAG_CONNINFO).and_then(|a| {
             Some(Buffers { send: number(a, 4)?, rmbe: number(a, 8)?, peer_rmbe: number(a, 12)? })
         }),
@@ -125,6 +167,10 @@ fn socket(body: &[u8]) -> Option<Socket> {
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn wide(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
 /// IPv4 stands in the first four of the sixteen bytes, or behind the prefix of a mapped address.
@@ -147,6 +193,17 @@ fn link(info: &[u8]) -> Option<Link> {
         gid: text(info.get(66..106)?),
         peer_gid: text(info.get(106..146)?),
         role: if *info.get(146)? == 0 { "CLNT" } else { "SERV" },
+    })
+}
+
+/// struct smcd_diag_dmbinfo: four bytes of padding behind the link's number.
+fn dmb(info: &[u8]) -> Option<Dmb> {
+    Some(Dmb {
+        link_id: number(info, 0)?,
+        peer_gid: wide(info, 8)?,
+        gid: wide(info, 16)?,
+        token: wide(info, 24)?,
+        peer_token: wide(info, 32)?,
     })
 }
 
@@ -219,6 +276,20 @@ mod tests {
     }
 
     #[test]
+    fn a_kernels_sockets_are_read() {
+        let all: Vec<_> =
+            super::super::testdata::recorded("diag").iter().map(|a| socket(a).unwrap()).collect();
+        let states: Vec<_> = all.iter().map(|s| (s.state, s.mode, s.local.to_string())).collect();
+        let local = "10.9.0.1:7000".to_owned();
+        assert_eq!(states, [("ACTIVE", Mode::Smcr, local.clone()), ("LISTEN", Mode::Smcr, local)]);
+        let link = all[0].link.as_ref().unwrap();
+        assert_eq!((link.id, &*link.device, link.port, link.role), (1, "rxe0", 1, "SERV"));
+        assert_eq!(link.peer_gid, "0000:0000:0000:0000:0000:ffff:0a09:0002");
+        assert_eq!(all[0].buffers, Some(Buffers { send: 65536, rmbe: 65536, peer_rmbe: 65536 }));
+        assert_eq!((all[0].inode, all[1].peer.port(), &all[1].link), (460, 0, &None));
+    }
+
+    #[test]
     fn a_connection_on_tcp_is_read_with_its_reason() {
         let mut body = answer(1);
         let mut codes = 0x0303_0000u32.to_ne_bytes().to_vec();
@@ -227,6 +298,17 @@ mod tests {
         let socket = socket(&body).unwrap();
         assert_eq!(socket.fallback, Some(Fallback { reason: 0x0303_0000, peer_diagnosis: 0x0301_0000 }));
         assert_eq!((socket.link, socket.buffers), (None, None));
+    }
+
+    #[test]
+    fn an_ism_connection_is_read_with_its_buffers() {
+        let mut body = answer(2);
+        let mut info = 7u64.to_ne_bytes().to_vec();
+        [1u64, 2, 3, 4].iter().for_each(|n| info.extend(n.to_ne_bytes()));
+        attribute(&mut body, SMC_DIAG_DMBINFO, &info);
+        let dmb = Dmb { link_id: 7, peer_gid: 1, gid: 2, token: 3, peer_token: 4 };
+        assert_eq!(socket(&body).unwrap().dmb, Some(dmb));
+        assert_eq!(socket(&body[..body.len() - 4]).unwrap().dmb, None);
     }
 
     #[test]

@@ -82,3 +82,19 @@ pub fn remove(pnet_id: &str) -> io::Result<()> {
 pub fn flush() -> io::Result<()> {
     Family::find(FAMILY)?.request(Kind::Do, SMC_PNETID_FLUSH, &[]).map(|_| ())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testdata::recorded;
+    use super::*;
+
+    #[test]
+    fn a_kernels_entries_are_read_with_the_part_that_they_have() {
+        let read: Vec<_> = recorded("pnet").iter().map(|a| entry(Attributes(a)).unwrap()).collect();
+        let interface =
+            Entry { pnet_id: "LABNET".into(), interface: Some("eth0".into()), device: None, port: None };
+        let device =
+            Entry { interface: None, device: Some("rxe0".into()), port: Some(1), ..interface.clone() };
+        assert_eq!(read, [interface, device]);
+    }
+}

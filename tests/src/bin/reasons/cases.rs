@@ -173,6 +173,24 @@ cases! {
         }
         pair
     };
+    NoKernelSmc, Far::Refused, BOTH, &[("SMC_BACKEND", "kernel")], |a| {
+        if unseen_socket(AF_SMC).is_ok() {
+            not_here("this kernel has AF_SMC");
+        }
+        busy(far_without("SMC_BACKEND", a))
+    };
+    RuleNeedsAddress, Far::Refused, CONNECTING, &[("SMC_BACKEND", "kernel"), ("SMC_POLICY", "exclude peer=:1")], |a| {
+        std::env::remove_var("SMC_POLICY");
+        busy(far_without("SMC_BACKEND", a))
+    };
+    BornOnTcp, Far::Refused, ACCEPTING, &[("SMC_BACKEND", "kernel")], |_| {
+        std::env::remove_var("SMC_BACKEND");
+        let listener = unseen_socket(libc::AF_INET).expect("socket");
+        sys::bind(listener, &Family::V4.target(0)).expect("bind");
+        sys::listen(listener, 1).expect("listen");
+        let port = sys::getsockname(listener).expect("getsockname").port();
+        busy(Pair::accepted(listener, Family::V4, port))
+    };
     NoRendezvous, Far::Whatever, BOTH, &[], |a| busy(far_without("LD_PRELOAD", a));
     PeerRemote, Far::Whatever, BOTH, LATER, |a| before_moving(a, |_| {
         // SAFETY: plain flags. The connection stays where it was made.
@@ -291,6 +309,17 @@ fn unseen_setsockopt(fd: i32, level: i32, name: i32, value: &[u8]) -> Result<(),
     let args = [fd as usize, level as usize, name as usize, value.as_ptr() as usize, value.len(), 0];
     // SAFETY: the value is as long as the call is told.
     unsafe { smc_core::sys::raw::call(libc::SYS_setsockopt, args) }.map(drop).map_err(|e| e.0)
+}
+
+/// include/linux/socket.h
+const AF_SMC: i32 = 43;
+
+fn unseen_socket(domain: i32) -> Result<i32, i32> {
+    let kind = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as usize;
+    // SAFETY: integer arguments only.
+    unsafe { smc_core::sys::raw::call(libc::SYS_socket, [domain as usize, kind, 0, 0, 0, 0]) }
+        .map(|fd| fd as i32)
+        .map_err(|e| e.0)
 }
 
 fn limit(resource: u32, soft: u64) {

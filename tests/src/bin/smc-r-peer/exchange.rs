@@ -1,7 +1,7 @@
 //! What goes over a connection.
 
 use crate::transport::Pipe;
-use crate::{Mode, Outcome, Run};
+use crate::{Mode, Outcome, Run, PATIENCE};
 use smc_core::sys::Errno;
 use smc_tests::pattern::Stream;
 use std::thread;
@@ -167,6 +167,10 @@ fn until_error(pipe: &Pipe) -> Outcome {
                 return Ok(());
             }
             Ok(_) => {}
+            // Not the connection's end, but that of the read.
+            Err(Errno(code)) if begun.elapsed() >= PATIENCE => {
+                return Err(format!("no end for {PATIENCE:?}: {}", smc_tests::sys::errno_name(code)));
+            }
             Err(Errno(code)) => {
                 println!("ended after {:.1?} with {}", begun.elapsed(), smc_tests::sys::errno_name(code));
                 return Ok(());

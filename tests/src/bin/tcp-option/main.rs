@@ -2,8 +2,12 @@
 //! to begin with, and `smcctl tcp-option on` for its cgroup; the traffic stays in a network namespace of its own.
 //!
 //! `tcp-option [cookies|kernel]`: what works on any kernel; with SYN cookies; against the kernel's AF_SMC.
+//!
+//! `tcp-option echoing-peer COMMAND...`: runs a program, as root, where each port of 10.77.0.2 is served by a peer that sends back
+//! all options of a SYN, and then all bytes.
 
 mod checks;
+mod echoing;
 mod kernel;
 mod packets;
 
@@ -26,12 +30,20 @@ pub struct Setting {
 pub const FAR: &str = "10.77.0.2";
 
 fn main() -> ExitCode {
-    let (checks, cookies) = match std::env::args().nth(1).as_deref() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("echoing-peer", command)) = args.split_first().map(|(first, rest)| (&**first, rest)) {
+        let result = set_up(false).and_then(|setting| echoing::serve_while(&setting, command));
+        if let Err(e) = &result {
+            println!("tcp-option: {e}");
+        }
+        return if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let (checks, cookies) = match args.first().map(String::as_str) {
         None => (checks::ALL, false),
         Some("cookies") => (checks::WITH_COOKIES, true),
         Some("kernel") => (kernel::ALL, false),
         Some(_) => {
-            eprintln!("usage: tcp-option [cookies|kernel]");
+            eprintln!("usage: tcp-option [cookies|kernel|echoing-peer COMMAND...]");
             return ExitCode::from(2);
         }
     };

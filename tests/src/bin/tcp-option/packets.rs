@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::time::{Duration, Instant};
 
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader, TransportSlice};
 use smc_tests::sys;
 
 /// A segment as it went over the interface.
@@ -14,7 +14,10 @@ pub struct Segment {
     pub destination_port: u16,
     pub syn: bool,
     pub ack: bool,
+    pub fin: bool,
+    pub reset: bool,
     pub sequence: u32,
+    pub payload: Vec<u8>,
     /// Kind and value of each option, without those that pad.
     pub options: Vec<(u8, Vec<u8>)>,
     /// All of them, as they are in the header.
@@ -26,6 +29,11 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// Whether it is for this IPv4 address.
+    pub fn is_to(&self, address: &str) -> bool {
+        address.parse() == Ok(std::net::Ipv4Addr::from(self.destination))
+    }
+
     /// The values of all options of a kind.
     pub fn option(&self, kind: u8) -> Vec<&[u8]> {
         self.options.iter().filter(|(k, _)| *k == kind).map(|(_, value)| &value[..]).collect()
@@ -66,37 +74,74 @@ impl Interface {
 
     /// The next segment for which `wanted` holds, within ten seconds.
     pub fn next(&self, wanted: impl Fn(&Segment) -> bool) -> Result<Segment, String> {
-        let end = Instant::now() + Duration::from_secs(10);
+        self.next_within(Duration::from_secs(10), wanted)?.ok_or_else(|| "the segment did not come".into())
+    }
+
+    /// The next segment for which `wanted` holds, or none within this time.
+    pub fn next_within(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&Segment) -> bool,
+    ) -> Result<Option<Segment>, String> {
+        let end = Instant::now() + limit;
         let mut buffer = vec![0; 1 << 16];
         loop {
             let left = end.saturating_duration_since(Instant::now()).as_millis() as i32;
             let mut polled = [libc::pollfd { fd: self.fd, events: libc::POLLIN, revents: 0 }];
             match sys::poll(&mut polled, left) {
-                Ok(0) => return Err("the segment did not come".into()),
+                Ok(0) => return Ok(None),
                 Ok(_) => {}
                 Err(e) => return Err(sys::errno_name(e)),
             }
             let n = sys::recv(self.fd, &mut buffer, 0).map_err(sys::errno_name)?;
             match parse(&buffer[..n]) {
-                Some(segment) if wanted(&segment) => return Ok(segment),
+                Some(segment) if wanted(&segment) => return Ok(Some(segment)),
                 _ => {}
             }
         }
     }
 
-    /// Answers an IPv4 SYN with a SYN-ACK that has these options.
+    /// Answers an IPv4 SYN with a SYN-ACK that has these options, and [`INITIAL_SEQUENCE`].
     pub fn answer(&self, syn: &Segment, options: &[u8]) -> Result<(), String> {
-        let packet = PacketBuilder::ethernet2(syn.mac_destination, syn.mac_source)
-            .ipv4(syn.destination, syn.source, 64)
-            .tcp(syn.destination_port, syn.source_port, 1000, 65535)
-            .syn()
-            .ack(syn.sequence.wrapping_add(1))
-            .options_raw(options)
-            .map_err(|e| e.to_string())?;
+        let packet = to_sender(syn, INITIAL_SEQUENCE).syn().ack(syn.sequence.wrapping_add(1));
+        self.send(packet.options_raw(options).map_err(|e| e.to_string())?, &[])
+    }
+
+    /// Sends a segment to where an IPv4 one came from, with these sequence numbers.
+    pub fn reply(
+        &self,
+        to: &Segment,
+        sequence: u32,
+        ack: u32,
+        flags: Flags,
+        payload: &[u8],
+    ) -> Result<(), String> {
+        let packet = to_sender(to, sequence).ack(ack);
+        self.send(if flags.fin { packet.fin() } else { packet }, payload)
+    }
+
+    fn send(&self, packet: PacketBuilderStep<TcpHeader>, payload: &[u8]) -> Result<(), String> {
         let mut frame = Vec::new();
-        packet.write(&mut frame, &[]).map_err(|e| e.to_string())?;
+        packet.write(&mut frame, payload).map_err(|e| e.to_string())?;
         sys::send(self.fd, &frame, 0).map(drop).map_err(sys::errno_name)
     }
+}
+
+/// What [`Interface::answer`] begins its bytes with, less one.
+pub const INITIAL_SEQUENCE: u32 = 1000;
+
+#[derive(Clone, Copy)]
+pub struct Flags {
+    pub fin: bool,
+}
+
+fn to_sender(of: &Segment, sequence: u32) -> PacketBuilderStep<TcpHeader> {
+    PacketBuilder::ethernet2(of.mac_destination, of.mac_source).ipv4(of.destination, of.source, 64).tcp(
+        of.destination_port,
+        of.source_port,
+        sequence,
+        65535,
+    )
 }
 
 fn parse(frame: &[u8]) -> Option<Segment> {
@@ -113,6 +158,9 @@ fn parse(frame: &[u8]) -> Option<Segment> {
         destination_port: tcp.destination_port(),
         syn: tcp.syn(),
         ack: tcp.ack(),
+        fin: tcp.fin(),
+        reset: tcp.rst(),
+        payload: tcp.payload().to_vec(),
         sequence: tcp.sequence_number(),
         options: options(tcp.options()),
         raw_options: tcp.options().to_vec(),
