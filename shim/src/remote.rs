@@ -28,10 +28,11 @@ pub extern "C" fn ask(fd: c_int, peer: Option<SocketAddr>) -> bool {
         if conn::stopped().is_some() {
             return false;
         }
-        if STATE.load(Ordering::Relaxed) == UNUSABLE || !remote::has_device() {
+        let state = STATE.load(Ordering::Relaxed);
+        if state == UNUSABLE || peer.is_some_and(|peer| !remote::is_candidate(peer)) {
             return false;
         }
-        if peer.is_some_and(|peer| !remote::may_serve(peer)) {
+        if state != LOADED && !remote::has_device() {
             return false;
         }
         match capability::want(fd, true) {
@@ -47,11 +48,11 @@ pub extern "C" fn ask(fd: c_int, peer: Option<SocketAddr>) -> bool {
                 return false;
             }
         }
-        let loaded = is_loaded();
-        if !loaded {
+        let asks = peer.is_none_or(remote::may_serve) && is_loaded();
+        if !asks {
             let _ = capability::want(fd, false);
         }
-        loaded
+        asks
     })
 }
 

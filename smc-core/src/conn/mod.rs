@@ -852,7 +852,6 @@ impl Conn {
 
     /// In the child, which has one thread: what other threads of the parent were doing is not going on here.
     pub(crate) fn forked(&self) {
-        self.far_forked();
         self.end().fork_done_in_child();
         self.end_index.store(0, Ordering::Relaxed);
         self.rx_waiters.store(0, Ordering::Relaxed);
@@ -874,6 +873,7 @@ impl Conn {
         entry.set_status(old.mode(), old.why());
         entry.set_peer_reason(old.peer_reason());
         self.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
+        self.far_forked();
     }
 }
 

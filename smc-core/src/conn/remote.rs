@@ -181,6 +181,12 @@ impl Conn {
         true
     }
 
+    /// Another process has the connection.
+    fn is_elsewhere(&self) {
+        self.entry().set_status(Mode::Tcp, Why::new(Detail::SharedProcess));
+        self.phase.store(FOREIGN, Ordering::SeqCst);
+    }
+
     /// With the receiving lock: an offered handshake begins now.
     fn touch(&self, fd: i32) {
         let mut number = self.number();
@@ -200,7 +206,7 @@ impl Conn {
         }
         match self.start_far(fd, abi::SERVER) {
             Ok(()) => self.phase.store(DECIDING, Ordering::SeqCst),
-            Err(Errno(libc::EBUSY)) => self.phase.store(FOREIGN, Ordering::SeqCst),
+            Err(Errno(libc::EBUSY)) => self.is_elsewhere(),
             Err(e) => self.cannot(fd, e),
         }
     }
@@ -221,10 +227,7 @@ impl Conn {
                 }
                 return;
             }
-            abi::ELSEWHERE => {
-                self.phase.store(FOREIGN, Ordering::SeqCst);
-                return;
-            }
+            abi::ELSEWHERE => return self.is_elsewhere(),
             abi::TCP => {
                 self.pin(Why::from(Reason::from_code(said.code).unwrap_or(Reason::Interr)));
                 if said.peer_code != 0 {
@@ -548,7 +551,7 @@ impl Conn {
         match self.phase.load(Ordering::SeqCst) {
             // Here, or there: whoever uses it first.
             OFFERED => self.far.store(0, Ordering::Relaxed),
-            DECIDING | REMOTE => self.phase.store(FOREIGN, Ordering::SeqCst),
+            DECIDING | REMOTE => self.is_elsewhere(),
             _ => {}
         }
     }

@@ -110,12 +110,19 @@ fn has_entries(folder: &core::ffi::CStr) -> bool {
     }
 }
 
-/// Whether SMC-R could serve a connection to `peer`: an IPv4 address of another host. On this host shared memory is better.
+/// An address that may be another host's, as far as it tells itself: IPv4, also mapped into IPv6.
+pub fn is_candidate(peer: SocketAddr) -> bool {
+    match peer.ip().to_canonical() {
+        IpAddr::V4(ip) => {
+            !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
+        }
+        IpAddr::V6(_) => false,
+    }
+}
+
+/// Whether SMC-R could serve a connection to `peer`: a candidate on another host. On this host shared memory is better.
 pub fn may_serve(peer: SocketAddr) -> bool {
     let IpAddr::V4(ip) = peer.ip().to_canonical() else { return false };
-    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() {
-        return false;
-    }
     // The source address that the kernel chooses for a destination on this host is the destination.
     let address = libc::sockaddr_in {
         sin_family: libc::AF_INET as u16,
