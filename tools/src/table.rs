@@ -36,7 +36,7 @@ pub struct Row {
     /// Process, command name and descriptor.
     holder: Option<(String, String, String)>,
     counts: Option<Counts>,
-    link: Option<diag::Link>,
+    link: Option<[String; 6]>,
     dmb: Option<diag::Dmb>,
 }
 
@@ -65,7 +65,11 @@ impl From<&SocketRecord> for Row {
                 bytes: [s.tcp_rx_bytes, s.tcp_tx_bytes, s.ring_rx_bytes, s.ring_tx_bytes],
                 switches: s.switches,
             }),
-            link: None,
+            link: s.device.rsplit_once('/').map(|(device, port)| {
+                // Processes do not publish the link's number and GIDs.
+                let port = port.parse::<u8>().map_or_else(|_| port.to_owned(), |port| format!("{port:02x}"));
+                [s.role, device, &port, "", "", ""].map(str::to_owned)
+            }),
             dmb: None,
         }
     }
@@ -95,10 +99,16 @@ impl From<&diag::Socket> for Row {
             reason_text,
             holder: s.holder.as_ref().map(|h| (h.pid.to_string(), h.comm.clone(), h.fd.to_string())),
             counts: None,
-            link: s.link.clone(),
+            link: s.link.as_ref().map(columns_of),
             dmb: s.dmb,
         }
     }
+}
+
+/// The columns of an SMC-R link.
+fn columns_of(l: &diag::Link) -> [String; 6] {
+    let port = format!("{:02x}", l.port);
+    [l.role.to_owned(), l.device.clone(), port, format!("{:02x}", l.id), l.gid.clone(), l.peer_gid.clone()]
 }
 
 fn code(number: u32) -> String {
@@ -164,10 +174,7 @@ impl Layout {
         );
         let mut columns = Columns { line: &mut line, open: MODE - mode.len().min(MODE) };
         if self.links {
-            let text = s.link.as_ref().map(|l| {
-                let (port, id) = (format!("{:02x}", l.port), format!("{:02x}", l.id));
-                link_columns([l.role, &l.device, &port, &id, &l.gid, &l.peer_gid])
-            });
+            let text = s.link.as_ref().map(|l| link_columns(l.each_ref().map(String::as_str)));
             columns.add(0, &text.unwrap_or_else(|| link_columns([""; 6])));
         }
         if self.buffers {
