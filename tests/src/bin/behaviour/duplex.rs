@@ -14,8 +14,10 @@ crate::tests! {
     alone a_reader_asleep_while_its_end_sends_moves;
 }
 
-/// Each end sends so much.
+/// What each end sends in small calls.
 const TOTAL: usize = 24 << 20;
+/// Large calls of each end. The connection moves between two of them, as a rule before the fifteenth.
+const CALLS: usize = 80;
 
 /// A connection between this process and a child of it; `body` is what each does with its end.
 fn with_both_ends(body: impl Fn(End)) {
@@ -32,37 +34,38 @@ fn with_both_ends(body: impl Fn(End)) {
     sys::close(fd).expect("close");
 }
 
-/// Sends and receives everything at the same time, in calls of these sizes.
-fn both_ways(end: End, send: usize, receive: usize) {
+/// Sends and receives so much at the same time, in calls of these sizes.
+fn both_ways(end: End, total: usize, send: usize, receive: usize) {
     thread::scope(|scope| {
         scope.spawn(move || {
             let mut end = end;
-            (0..TOTAL / send).for_each(|_| end.send(send));
-            end.send(TOTAL % send);
+            (0..total / send).for_each(|_| end.send(send));
+            end.send(total % send);
         });
         let mut end = end;
-        (0..TOTAL / receive).for_each(|_| end.recv(receive));
-        end.recv(TOTAL % receive);
+        (0..total / receive).for_each(|_| end.recv(receive));
+        end.recv(total % receive);
     });
 }
 
 fn blocked_readers_and_writers_move() {
-    with_both_ends(|end| both_ways(end, 3000, 8000));
+    with_both_ends(|end| both_ways(end, TOTAL, 3000, 8000));
 }
 
 fn writers_of_large_pieces_move() {
-    with_both_ends(|end| both_ways(end, 1 << 20, 1 << 16));
+    with_both_ends(|end| both_ways(end, CALLS << 20, 1 << 20, 1 << 16));
 }
 
 /// As an event loop for each direction: no call waits but poll.
 fn polling_readers_and_writers_move() {
     with_both_ends(|end| {
         sys::set_nonblocking(end.fd, true);
-        both_ways(end, 100_000, 100_000);
+        both_ways(end, TOTAL, 100_000, 100_000);
     });
 }
 
-/// One end asks, with a thread that is always in recv, and the other answers.
+/// One end asks, with a thread that is always in recv, and the other answers: the next question goes out when the answer to
+/// the last one has come.
 fn a_reader_asleep_while_its_end_sends_moves() {
     const PIECE: usize = 1000;
     const TIMES: usize = 2000;
@@ -76,12 +79,19 @@ fn a_reader_asleep_while_its_end_sends_moves() {
     };
     let ask = |end: End| {
         thread::scope(|scope| {
+            let (answered, answers) = std::sync::mpsc::channel();
             scope.spawn(move || {
                 let mut end = end;
-                (0..TIMES).for_each(|_| end.recv(PIECE));
+                for _ in 0..TIMES {
+                    end.recv(PIECE);
+                    answered.send(()).expect("the other thread");
+                }
             });
             let mut end = end;
-            (0..TIMES).for_each(|_| end.send(PIECE));
+            for _ in 0..TIMES {
+                end.send(PIECE);
+                answers.recv().expect("the other thread");
+            }
         });
     };
     let me = std::process::id();
