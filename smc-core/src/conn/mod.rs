@@ -614,7 +614,9 @@ impl Conn {
         epoll::connection_attached(self, fd);
         log::debug!("fd {fd}: attached");
         // Last: from here on the peer may leave TCP.
-        if counts.read {
+        // Not yet while a read is under way that knows nothing of the ring. One whose thread was cancelled is never over: then
+        // the peer stays on TCP, where this end's readers would wait for that one for ever.
+        if counts.read && self.native_calls(Way::Rx) == 0 {
             view.mine().set_attached();
         } else {
             self.end().rx.unverified.store(1, Ordering::SeqCst);
