@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import case
+import processes
 
 BIN = (sorted(glob.glob("/usr/lib/postgresql/*/bin")) or [""])[-1]
 COMMANDS = [f"{BIN}/postgres", f"{BIN}/pgbench", f"{BIN}/psql", "setpriv", "openssl"]
@@ -36,9 +37,15 @@ def run(t):
                 "max_connections": "40", "ssl": "on", "shared_buffers": "32MB", "autovacuum": "off",
                 # POSIX shared memory of other clusters on the machine is none of ours.
                 "dynamic_shared_memory_type": "mmap"}
+
+    def accepts():
+        # It listens some milliseconds before it does.
+        logs = glob.glob(f"{t.work}/postgres.*.log")
+        return any("ready to accept connections" in processes.text(log) for log in logs)
+
     server = t.server([f"{BIN}/postgres", "-D", data, *(word for name, value in settings.items()
                                                           for word in ("-c", f"{name}={value}"))],
-                      user=user, port=port, name="postgres")
+                      user=user, ready=accepts, name="postgres")
     address = ["-h", "127.0.0.1", "-p", str(port), "-U", "tester", "-d", "postgres"]
     no_tls = {"PGSSLMODE": "disable"}
 
