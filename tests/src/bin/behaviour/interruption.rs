@@ -19,6 +19,7 @@ crate::tests! {
     warm select_is_interrupted_whatever_the_handler;
     warm a_masked_signal_interrupts_only_by_the_mask_of_the_call;
     warm a_thread_can_be_cancelled_in_recv;
+    fresh a_thread_can_be_cancelled_before_the_connection_moves;
 }
 
 /// Runs `call` in a thread, and in this one `signals` once that one sleeps, with its id; what `call` returned.
@@ -225,4 +226,10 @@ fn a_thread_can_be_cancelled_in_recv(pair: &mut Pair) {
         // Nothing that the cancelled call held is held still.
         pair.exchange_pieces(100, 5);
     }
+}
+
+/// The cancelled read never returns: readers that come after it must not wait for that.
+fn a_thread_can_be_cancelled_before_the_connection_moves(pair: &mut Pair) {
+    assert!(sys::cancel_blocked_recv(pair.near.fd), "the thread was not cancelled");
+    pair.exchange_pieces(100, 200);
 }
