@@ -9,8 +9,9 @@
 //! *unverified*. It stays on TCP until the last of these calls is over: no further one begins once the connection is
 //! attached. Then both counts stand still, for whoever holds the direction's lock, and are compared once more. The sender
 //! does that before it leaves TCP ([`Conn::tx_verified`]). The receiver does it before it lets the peer leave TCP
-//! ([`Conn::verify_rx`]), since it could not go back then to what it should have counted. If they differ still, the
-//! connection stays on TCP.
+//! ([`Conn::verify_rx`]), since it could not go back then to what it should have counted; and so even if its count was right, as
+//! long as a read is under way: one whose thread was cancelled never ends, and later readers would wait for it. If the counts
+//! differ still, the connection stays on TCP.
 
 use core::sync::atomic::Ordering;
 
