@@ -17,11 +17,17 @@ settings() {
     case $1 in
     at-once) echo SMC_UPGRADE_AFTER=0 ;;
     default) echo SMC_UNUSED= ;;
-    mid-stream) echo SMC_UPGRADE_AFTER=300k ;;
+    # Below what most connections carry in the shortest of the tests below.
+    mid-stream) echo SMC_UPGRADE_AFTER=100k ;;
     switching) echo SMC_UPGRADE_AFTER=0 SMC_TEST_SWITCH=40 ;;
     small-rings) echo SMC_UPGRADE_AFTER=0 SMC_TEST_SWITCH=100 SMC_RCVBUF=16k SMC_SNDBUF=16k ;;
     *) return 1 ;;
     esac
+}
+
+# Where connections move only after a while, it is a matter of chance how many of those of one run do; most runs have some.
+moves_late() {
+    [[ $1 == default || $1 == mid-stream ]]
 }
 
 # torture ENVIRONMENT OPTION...
@@ -39,11 +45,13 @@ torture() {
         failed=$((failed + 1))
         echo "torture: $environment ${*} (settings: ${prefix[*]:2}):" >&2
         tail -40 "$WORK/output" >&2
-    elif [[ $environment != native && $(ring_bytes "$report") == 0 ]]; then
+    elif [[ $environment == native || $(ring_bytes "$report") != 0 ]]; then
+        passed=$((passed + 1))
+    elif moves_late "$environment"; then
+        passed=$((passed + 1)) unmoved=$((unmoved + 1))
+    else
         failed=$((failed + 1))
         echo "torture: $environment $*: nothing went over a ring" >&2
-    else
-        passed=$((passed + 1))
     fi
     seed=$((seed + runs))
 }
@@ -53,7 +61,7 @@ for environment in "$@"; do
         settings "$environment" >/dev/null || { echo "torture: unknown environment $environment" >&2 && exit 2; }
         require_preload
     fi
-    before=$failed
+    before=$((passed + failed)) failed_before=$failed unmoved=0
     for wait in blocking poll ppoll select pselect epoll-lt epoll-et epoll-oneshot epoll-exclusive; do
         torture "$environment" --wait "$wait"
         torture "$environment" --wait "$wait" --client-wait random --signals
@@ -66,7 +74,11 @@ for environment in "$@"; do
     # Many small pieces, and many connections.
     torture "$environment" --wait random --max-size 300 --bytes 200k
     torture "$environment" --wait random --connections 200 --concurrency 50 --bytes 300k
-    echo "torture: $environment: $((failed - before)) failed (seeds up to $((seed - 1)))"
+    if ((unmoved * 4 > passed + failed - before)); then
+        failed=$((failed + 1))
+        echo "torture: $environment: in $unmoved of $((passed + failed - before)) runs nothing went over a ring" >&2
+    fi
+    echo "torture: $environment: $((failed - failed_before)) failed (seeds up to $((seed - 1)))"
 done
 echo "torture: $passed passed, $failed failed"
 ((failed == 0))

@@ -261,8 +261,8 @@ details! {
         "load the kernel's module smc, or do without SMC_BACKEND";
     // Nobody to talk to.
     NoRendezvous = 40, PeerNoSmc,
-        "nobody answered at the rendezvous: the peer runs without smc, or under SMC_DISABLE, or in another network namespace",
-        "start both programs with smc_run, in one network namespace";
+        "the peer has not come to the rendezvous: it made too few calls for that, or runs without smc, or under SMC_DISABLE, or in another network namespace",
+        "nothing, if the connection soon ended; else start both programs with smc_run, in one network namespace";
     PeerRemote = 41, PeerNoSmc,
         "the peer is on another host, or in another network namespace",
         "for another host: an RDMA device, libsmc_rdma.so and smcctl tcp-option on both hosts (docs/smc-r.md)";

@@ -102,7 +102,7 @@ pub struct Conn {
     /// Weighted bytes so far, and those after which the connection is to move: SMC_UPGRADE_AFTER, or more (`eager`).
     weight: AtomicU64,
     upgrade_after: AtomicU64,
-    /// Calls so far, and the call at which the next step of the rendezvous is due.
+    /// Calls so far, a long one counting as several ([`LONG_CALL`]), and the call at which the next step of the rendezvous is due.
     calls: AtomicU64,
     next_step: AtomicU64,
     pub(crate) cold: Mutex<Cold>,
@@ -163,6 +163,10 @@ impl Slot for Conn {
         &self.link
     }
 }
+
+/// Bytes of one call that take as long as several steps of the rendezvous: then it is not the number of calls that says when the
+/// next step costs little.
+const LONG_CALL: u64 = 64 << 10;
 
 static CONNS: Slab<Conn> = Slab::new(libc::MAP_PRIVATE);
 
@@ -421,6 +425,9 @@ impl Conn {
         if n > 0 {
             self.count_tcp(way, n as u64);
             self.weight.fetch_add(n as u64, Ordering::Relaxed);
+            if n as u64 >= LONG_CALL {
+                self.calls.fetch_add(n as u64 / LONG_CALL, Ordering::Relaxed);
+            }
         }
         self.native_line(way).fetch_sub(1, Ordering::SeqCst);
         self.blind_call_ended();
