@@ -9,7 +9,7 @@ import java.util.concurrent.*;
 
 /** Both sides of the Java runs: java JavaProgram.java ROLE PORT [FILE]. */
 public class JavaProgram {
-    static final byte[] CONTENT = new byte[3_000_000];
+    static final byte[] CONTENT = new byte[20_000_000];
 
     static {
         new Random(1).nextBytes(CONTENT);

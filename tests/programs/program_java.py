@@ -17,7 +17,7 @@ def run(t):
     subprocess.run(["javac", "-d", t.work, t.script("JavaProgram.java")], check=True, timeout=case.LIMIT)
     # The serial collector and little compilation: the machine has other things to do.
     java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp", t.work, "JavaProgram"]
-    file = t.random_file("file", 3_000_000)
+    file = t.random_file("file", 20_000_000)
     for server in ("nio-server", "classic-server"):
         port = t.port()
         process = t.server([*java, server, str(port)], port=port, name=server)
@@ -26,4 +26,4 @@ def run(t):
         t.stop(process, status=143)
     t.equal("both ends in one", t.client([*java, "both-ends", "0", file]))
     # A JVM ended by SIGTERM leaves by exit, and reports.
-    t.on_ring("java", 1_000_000, always=True)
+    t.on_ring("java", 100_000_000, always=True)
