@@ -3,7 +3,7 @@
 //! It lies in memory that only this process and its forked children map, so a peer cannot touch it: cursors and
 //! locks are authoritative here, and what the peer can write (see [`crate::ring`]) is only ever compared with them.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8, Ordering};
 
 use crate::lock::Lock;
 use crate::slab::{Slab, Slot};
@@ -19,55 +19,56 @@ pub struct TxState {
     pub lock: Lock,
     /// Switches done so far: even while bytes go to TCP, odd while they go to the ring.
     pub epoch: AtomicU32,
-    /// Switches announced to the peer: `epoch`, or one more while bytes are still owed to TCP before the switch.
-    pub announced: AtomicU32,
-    /// Where the announced switch to the ring happens: a value of `tcp`.
-    pub switch_at: AtomicU64,
     /// Bytes written to the ring since it exists.
     pub tail: AtomicU64,
+    /// The peer's head as last seen; space is computed from it before the shared line is looked at again.
+    pub head_seen: AtomicU64,
     /// The value of `tail` from which on it is worth a look whether the ring can begin anew.
     pub rebase_at: AtomicU64,
+    /// When the peer's head was last looked at, coarsely.
+    pub tick: AtomicU64,
     /// The buffer lent to this direction, plus one; 0: none. Given by the holder of the links' lock, taken away with this one
     /// held as well (see [`crate::link::lending`]).
     pub buffer: AtomicU32,
     /// The buffer that the peer was told of, plus one.
     pub placed: AtomicU32,
-    /// The buffer was written to since somebody last looked whether it could be lent to another connection.
-    pub buffer_used: AtomicU32,
-    /// Bytes written to TCP since connect. Also added to without the lock while the connection is native.
-    pub tcp: AtomicU64,
-    /// `tcp` has not been found equal to the kernel's count since calls were last under way that knew nothing of the ring:
-    /// until it has, the direction stays on TCP. See `conn::counts`.
-    pub unverified: AtomicU32,
-    /// The peer's head as last seen; space is computed from it before the shared line is looked at again.
-    pub head_seen: AtomicU64,
-    /// Bytes of the ring from here to `tail` are to be sent over TCP: the peer recalled them. Equal to `tail`: none.
-    /// Only looked at when `owes` is not 0.
-    pub debt: AtomicU64,
-    pub owes: AtomicU32,
     /// Calls since the last switch back to TCP, and how many must pass before the next move.
     pub calls: AtomicU32,
     pub patience: AtomicU32,
+    /// Whether bytes are to be held back, and are; 0 unless the program uses TCP_CORK or MSG_MORE. TCP_CORK's bit is also
+    /// written without the lock. See `conn::options`.
+    pub cork: AtomicU32,
+    /// The buffer was written to since somebody last looked whether it could be lent to another connection.
+    pub buffer_used: AtomicU8,
+    /// There are bytes to be sent over TCP, from `debt` on.
+    pub owes: AtomicU8,
+    /// `tcp` has not been found equal to the kernel's count since calls were last under way that knew nothing of the ring:
+    /// until it has, the direction stays on TCP. See `conn::counts`.
+    pub unverified: AtomicU8,
     /// Since when the ring is full and stands still (CLOCK_MONOTONIC, nanoseconds); 0 while it takes bytes.
     pub full_since: AtomicU64,
     /// The peer's head at that time.
     pub full_head: AtomicU64,
-    /// When the peer's head was last looked at, coarsely.
-    pub tick: AtomicU64,
+    /// Switches announced to the peer: `epoch`, or one more while bytes are still owed to TCP before the switch.
+    pub announced: AtomicU32,
     /// Writes during which the peer's head stood still.
     pub stalled: AtomicU32,
-    /// Counts the times a writer was told that there is no space (edge-triggered EPOLLOUT).
-    pub starved: AtomicU32,
-    /// Whether bytes are to be held back, and are; 0 unless the program uses TCP_CORK or MSG_MORE. TCP_CORK's bit is also
-    /// written without the lock. See `conn::options`.
-    pub cork: AtomicU32,
+    /// Where the announced switch to the ring happens: a value of `tcp`.
+    pub switch_at: AtomicU64,
+    /// Bytes written to TCP since connect. Also added to without the lock while the connection is native.
+    pub tcp: AtomicU64,
+    /// Bytes of the ring from here to `tail` are to be sent over TCP: the peer recalled them. Equal to `tail`: none.
+    /// Only looked at when `owes` is not 0.
+    pub debt: AtomicU64,
     /// Where the bytes held back begin, and until when (milliseconds) they are.
     pub held_from: AtomicU64,
     pub held_until: AtomicU32,
+    /// Counts the times a writer was told that there is no space (edge-triggered EPOLLOUT).
+    pub starved: AtomicU32,
 }
 
 /// The receiving direction of this end. Fields are written with `lock` held, unless they say otherwise.
-#[repr(C, align(128))]
+#[repr(C, align(64))]
 #[derive(Default)]
 pub struct RxState {
     pub lock: Lock,
@@ -86,6 +87,9 @@ pub struct RxState {
 #[repr(C, align(128))]
 #[derive(Default)]
 pub struct EndState {
+    pub tx: TxState,
+    pub rx: RxState,
+    /// What follows is read much and hardly ever written.
     link: AtomicU32,
     used: AtomicU32,
     holders: [AtomicU32; MAX_HOLDERS],
@@ -95,13 +99,14 @@ pub struct EndState {
     forked: AtomicU32,
     /// Forks begun whose child has not entered itself yet.
     forking: AtomicU32,
-    /// The connection stays on TCP for good, in every process (packed Why; 0: it may move).
-    pub pinned: AtomicU64,
     /// The process whose engine has, or had, the SMC-R handshake; 0: none yet.
     pub claim: AtomicU32,
-    pub tx: TxState,
-    pub rx: RxState,
+    /// The connection stays on TCP for good, in every process (packed Why; 0: it may move).
+    pub pinned: AtomicU64,
 }
+
+// Every connection has one, moved or not: the two directions are apart, and nothing is left over.
+const _: () = assert!(core::mem::size_of::<EndState>() == 256);
 
 impl Slot for EndState {
     fn link(&self) -> &AtomicU32 {
@@ -134,34 +139,24 @@ pub fn after_fork_in_child() {
 
 impl EndState {
     fn reset(&self) {
-        for word in
-            [&self.crowded, &self.forked, &self.forking, &self.tx.epoch, &self.tx.announced, &self.rx.epoch]
-        {
+        let (tx, rx) = (&self.tx, &self.rx);
+        let words =
+            [&self.crowded, &self.forked, &self.forking, &self.claim, &rx.epoch, &rx.unverified, &rx.lowat];
+        let of_tx = [&tx.epoch, &tx.announced, &tx.buffer, &tx.placed, &tx.calls, &tx.patience, &tx.cork];
+        let more = [&tx.stalled, &tx.held_until, &tx.starved];
+        for word in words.into_iter().chain(of_tx).chain(more) {
             word.store(0, Ordering::Relaxed);
         }
-        for word in [&self.tx.owes, &self.tx.calls, &self.tx.patience, &self.tx.stalled, &self.tx.starved] {
+        for flag in [&tx.buffer_used, &tx.owes, &tx.unverified] {
+            flag.store(0, Ordering::Relaxed);
+        }
+        let cursors = [&tx.tail, &tx.head_seen, &tx.rebase_at, &tx.tick, &tx.full_since, &tx.full_head];
+        let counts = [&tx.switch_at, &tx.tcp, &tx.debt, &tx.held_from, &rx.head, &rx.tcp, &self.pinned];
+        for word in cursors.into_iter().chain(counts) {
             word.store(0, Ordering::Relaxed);
         }
-        for word in [&self.pinned, &self.tx.switch_at, &self.tx.tail, &self.tx.tcp, &self.tx.head_seen] {
-            word.store(0, Ordering::Relaxed);
-        }
-        self.tx.rebase_at.store(0, Ordering::Relaxed);
-        for word in [&self.tx.buffer, &self.tx.placed, &self.tx.buffer_used] {
-            word.store(0, Ordering::Relaxed);
-        }
-        self.claim.store(0, Ordering::Relaxed);
-        for word in [&self.tx.full_since, &self.tx.full_head, &self.tx.tick, &self.tx.debt] {
-            word.store(0, Ordering::Relaxed);
-        }
-        for word in
-            [&self.tx.cork, &self.tx.held_until, &self.tx.unverified, &self.rx.unverified, &self.rx.lowat]
-        {
-            word.store(0, Ordering::Relaxed);
-        }
-        self.rx.head.store(0, Ordering::Relaxed);
-        self.rx.tcp.store(0, Ordering::Relaxed);
-        self.tx.lock.reset();
-        self.rx.lock.reset();
+        tx.lock.reset();
+        rx.lock.reset();
         self.holders.iter().for_each(|h| h.store(0, Ordering::Relaxed));
         self.holders[0].store(crate::process::pid(), Ordering::Relaxed);
         self.used.store(1, Ordering::Release);

@@ -46,18 +46,35 @@ const REMOTE: u32 = 5;
 const FOREIGN: u32 = 6;
 const LOST: u32 = 7;
 
-/// A counter with a cache line to itself: the two directions must not share one.
+/// What belongs to one direction: the two must not share a cache line.
 #[repr(align(64))]
 #[derive(Default)]
-pub(crate) struct Line(pub AtomicU32);
+pub(crate) struct OfOneWay {
+    /// Calls under way that read from (write to) TCP without knowing of the ring.
+    native: AtomicU32,
+    /// Receiving: threads of this process that sleep, or are about to, on data of the connection, other than in epoll.
+    waiters: AtomicU32,
+    pub(crate) spin: spin::Spin,
+    /// Receiving.
+    pub(crate) gather: spin::Gather,
+}
 
 /// What only the slow path needs.
 #[derive(Default)]
 pub(crate) struct Cold {
     pub rendezvous: Rendezvous,
-    pub slot: Option<TakenSlot>,
     /// The addresses, for the report: a connection that was reset has lost them.
-    pub ends: Option<Ends>,
+    pub ends: Option<Box<Ends>>,
+}
+
+impl Cold {
+    /// The connection's place in shared memory, once it is attached.
+    fn slot(&self) -> Option<TakenSlot> {
+        match self.rendezvous {
+            Rendezvous::Done(slot) => Some(slot),
+            _ => None,
+        }
+    }
 }
 
 /// Type-stable: memory of a `Conn` is reused for other connections but never unmapped. Every field may be read at
@@ -91,8 +108,6 @@ pub struct Conn {
     advancer: AtomicU32,
     /// Somebody found the doorbell rung (data, space) and nobody has reset it since.
     bells_rung: [AtomicU32; 2],
-    /// Threads of this process that sleep, or are about to, on data of the connection, other than in epoll.
-    rx_waiters: AtomicU32,
     /// The last call that found nothing could have waited: the next one may spin before it asks the kernel.
     waits: AtomicU32,
     /// This process attached the connection, so it knows of all blind reads.
@@ -105,17 +120,16 @@ pub struct Conn {
     /// Calls so far, a long one counting as several ([`LONG_CALL`]), and the call at which the next step of the rendezvous is due.
     calls: AtomicU64,
     next_step: AtomicU64,
-    pub(crate) cold: Mutex<Cold>,
-    pub(crate) rx_spin: spin::Spin,
-    pub(crate) tx_spin: spin::Spin,
-    pub(crate) gather: spin::Gather,
-    /// Calls under way that read from (write to) TCP without knowing of the ring.
-    native_rx: Line,
-    native_tx: Line,
     /// By which libsmc_rdma.so names it, 0 if it does not know it; and shutdowns before the decision. See `remote`.
     far: AtomicU64,
     shut: AtomicU32,
+    pub(crate) cold: Mutex<Cold>,
+    pub(crate) rx: OfOneWay,
+    pub(crate) tx: OfOneWay,
 }
+
+// Every connection has one, moved or not.
+const _: () = assert!(core::mem::size_of::<Conn>() == 384);
 
 impl Default for Conn {
     fn default() -> Conn {
@@ -138,7 +152,6 @@ impl Default for Conn {
             held: AtomicU32::new(0),
             advancer: AtomicU32::new(0),
             bells_rung: Default::default(),
-            rx_waiters: AtomicU32::new(0),
             waits: AtomicU32::new(0),
             attached_here: AtomicU32::new(0),
             registrations: AtomicU32::new(0),
@@ -146,14 +159,11 @@ impl Default for Conn {
             upgrade_after: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             next_step: AtomicU64::new(0),
-            cold: Mutex::new(Cold::default()),
-            rx_spin: spin::Spin::default(),
-            tx_spin: spin::Spin::default(),
-            gather: spin::Gather::default(),
-            native_rx: Line::default(),
-            native_tx: Line::default(),
             far: AtomicU64::new(0),
             shut: AtomicU32::new(0),
+            cold: Mutex::new(Cold::default()),
+            rx: OfOneWay::default(),
+            tx: OfOneWay::default(),
         }
     }
 }
@@ -223,13 +233,14 @@ impl Conn {
             &conn.saved_error,
             &conn.bells_rung[0],
             &conn.bells_rung[1],
-            &conn.rx_waiters,
+            &conn.rx.waiters,
+            &conn.tx.waiters,
             &conn.held,
             &conn.waits,
             &conn.attached_here,
             &conn.registrations,
-            &conn.native_rx.0,
-            &conn.native_tx.0,
+            &conn.rx.native,
+            &conn.tx.native,
         ] {
             word.store(0, Ordering::Relaxed);
         }
@@ -238,9 +249,10 @@ impl Conn {
         conn.upgrade_after.store(upgrade_after, Ordering::Relaxed);
         conn.calls.store(0, Ordering::Relaxed);
         conn.next_step.store(0, Ordering::Relaxed);
-        conn.rx_spin.reset();
-        conn.tx_spin.reset();
-        conn.gather.reset();
+        for way in [&conn.rx, &conn.tx] {
+            way.spin.reset();
+            way.gather.reset();
+        }
         if let Some(mut cold) = conn.cold.try_lock() {
             *cold = Cold::default();
         }
@@ -462,11 +474,11 @@ impl Conn {
     /// A poll that knows nothing of the ring begins to wait for the connection: it counts as a blind read, since the
     /// last bytes on TCP are what wakes it.
     pub fn poll_begins(&self) {
-        self.native_rx.0.fetch_add(1, Ordering::SeqCst);
+        self.rx.native.fetch_add(1, Ordering::SeqCst);
     }
 
     pub fn poll_ends(&self) {
-        let _ = self.native_rx.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        let _ = self.rx.native.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
         self.blind_call_ended();
     }
 
@@ -492,8 +504,8 @@ impl Conn {
 
     fn native_line(&self, way: Way) -> &AtomicU32 {
         match way {
-            Way::Rx => &self.native_rx.0,
-            Way::Tx => &self.native_tx.0,
+            Way::Rx => &self.rx.native,
+            Way::Tx => &self.tx.native,
         }
     }
 
@@ -600,12 +612,11 @@ impl Conn {
         if let Some(conn) = CONNS.get(self.index()) {
             crate::link::lending::settle(&slot, conn);
         }
-        cold.slot = Some(slot);
-        cold.rendezvous = Rendezvous::default();
-        cold.ends = config::get().report.as_ref().map(|_| Ends::of_fd(fd));
+        cold.rendezvous = Rendezvous::Done(slot);
+        cold.ends = config::get().report.as_ref().map(|_| Box::new(Ends::of_fd(fd)));
         self.attached_here.store(1, Ordering::Relaxed);
         let tx_open = !counts.written || self.native_calls(Way::Tx) > 0;
-        self.end().tx.unverified.store(tx_open as u32, Ordering::Relaxed);
+        self.end().tx.unverified.store(tx_open as u8, Ordering::Relaxed);
         self.phase.store(ATTACHED, Ordering::SeqCst);
         if self.is_held() {
             self.pin(Why::new(Detail::CallUnsupported));
@@ -666,10 +677,10 @@ impl Conn {
 
     /// If the other end of the connection is in this process too, lets it do what this end asks of it.
     pub fn serve_local_peer(&self) {
-        let mine = self.cold.try_lock().and_then(|cold| cold.slot);
+        let mine = self.cold.try_lock().and_then(|cold| cold.slot());
         let Some(mine) = mine else { return };
         for other in all().filter(|c| c.is_attached() && !core::ptr::eq(*c, self)) {
-            let theirs = other.cold.try_lock().and_then(|cold| cold.slot);
+            let theirs = other.cold.try_lock().and_then(|cold| cold.slot());
             if theirs.is_some_and(|t| t.is_other_end_of(&mine)) {
                 other.serve_recall(other.listed_fd());
             }
@@ -764,8 +775,8 @@ impl Conn {
         let mut slot = None;
         if !interrupted {
             let mut cold = self.cold.lock();
-            slot = cold.slot.take();
-            cold.rendezvous = Rendezvous::default();
+            slot = cold.slot();
+            *cold = Cold::default();
         }
         let phase = self.phase.load(Ordering::SeqCst);
         let attached = phase == ATTACHED;
@@ -833,7 +844,7 @@ impl Conn {
 
     /// The line of this connection for SMC_REPORT.
     pub(crate) fn record(&self, fd: i32) -> SocketRecord {
-        let known = self.cold.try_lock().and_then(|cold| cold.ends);
+        let known = self.cold.try_lock().and_then(|cold| cold.ends.as_deref().copied());
         SocketRecord::of_own(self.entry(), fd, known)
     }
 
@@ -863,10 +874,10 @@ impl Conn {
     pub(crate) fn forked(&self) {
         self.end().fork_done_in_child();
         self.end_index.store(0, Ordering::Relaxed);
-        self.rx_waiters.store(0, Ordering::Relaxed);
+        self.rx.waiters.store(0, Ordering::Relaxed);
         self.held.store(0, Ordering::Relaxed);
-        self.native_rx.0.store(0, Ordering::Relaxed);
-        self.native_tx.0.store(0, Ordering::Relaxed);
+        self.rx.native.store(0, Ordering::Relaxed);
+        self.tx.native.store(0, Ordering::Relaxed);
         self.attached_here.store(0, Ordering::Relaxed);
         self.advancer.store(0, Ordering::Relaxed);
         if self.cold.is_locked() {
@@ -875,7 +886,9 @@ impl Conn {
         }
         if let Some(mut cold) = self.cold.try_lock() {
             // Drops the copies of descriptors only: the parent goes on with its own.
-            cold.rendezvous = Rendezvous::default();
+            if cold.slot().is_none() {
+                cold.rendezvous = Rendezvous::default();
+            }
         }
         let old = self.entry();
         let entry = REGISTRY.alloc(old.fd(), Kind::Connection);

@@ -131,7 +131,7 @@ impl Conn {
     pub fn spin_for(&self, wanted: i16) -> bool {
         if wanted & IN != 0 {
             let generation = self.generation();
-            self.rx_spin.wait(self.peer_cpu(), || self.rx_news(generation))
+            self.rx.spin.wait(self.peer_cpu(), || self.rx_news(generation))
         } else {
             false
         }
@@ -169,24 +169,24 @@ impl Conn {
 
     /// A thread is about to sleep on data. Before it asks for a doorbell.
     pub fn rx_wait_begins(&self) {
-        self.rx_waiters.fetch_add(1, Ordering::SeqCst);
+        self.rx.waiters.fetch_add(1, Ordering::SeqCst);
     }
 
     /// A thread that was cancelled never gets here; then [`Conn::waive_data`] does nothing any more.
     pub fn rx_wait_ends(&self) {
-        let _ = self.rx_waiters.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        let _ = self.rx.waiters.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
     }
 
     /// A wait in epoll is over: the peer need not ring, unless somebody else waits.
     pub(crate) fn waive_data(&self) {
         if !self.is_attached()
-            || self.rx_waiters.load(Ordering::Relaxed) != 0
+            || self.rx.waiters.load(Ordering::Relaxed) != 0
             || !self.view().rx().waive_data()
         {
             return;
         }
         asked();
-        if self.rx_waiters.load(Ordering::SeqCst) != 0 {
+        if self.rx.waiters.load(Ordering::SeqCst) != 0 {
             // Who began to wait meanwhile may have asked before the request was taken back.
             self.view().rx().want_data();
             asked();

@@ -3,7 +3,7 @@
 //!
 //! The sending direction simply goes back. For the receiving one, bytes already in the ring cannot be put into the
 //! kernel's queue from this side; but they are still in the ring, and the peer can send them over TCP. So this end stops
-//! taking from the ring, asks ([`crate::ring::layout::EndLine::set_recall`]), and waits until the peer has announced a
+//! taking from the ring, asks ([`crate::ring::layout::EndWords::set_recall`]), and waits until the peer has announced a
 //! return to TCP that begins at this end's head. The peer does so in whatever call it makes or sleeps in next. With
 //! nothing unread there is nothing to wait for: the peer sees the request before or right after its next byte.
 

@@ -107,8 +107,9 @@ impl Conn {
                     if op.flags & libc::MSG_DONTWAIT != 0 || !self.waits() {
                         continue;
                     }
-                    if self.rx_spin.wait(self.view().rx().producer_cpu(), || self.rx_news(generation)) {
-                        self.gather
+                    if self.rx.spin.wait(self.view().rx().producer_cpu(), || self.rx_news(generation)) {
+                        self.rx
+                            .gather
                             .look_away(self.end().tx.tail.load(Ordering::Relaxed), || self.ring_bytes());
                         continue;
                     }

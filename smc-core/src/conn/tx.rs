@@ -129,7 +129,7 @@ impl Conn {
                 ));
             }
             let view = self.view();
-            if self.tx_spin.wait(view.tx().consumer_cpu(), || self.tx_writable(generation)) {
+            if self.tx.spin.wait(view.tx().consumer_cpu(), || self.tx_writable(generation)) {
                 continue;
             }
             let reset = self.quiet_bell(Bell::Space);

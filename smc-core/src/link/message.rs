@@ -4,7 +4,7 @@
 pub type ProcessId = [u8; 16];
 
 /// Changes whenever the messages or the memory layout do.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// From the accepting end, as soon as it has verified who listens: who it is and what it wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

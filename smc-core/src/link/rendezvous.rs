@@ -47,6 +47,8 @@ pub enum Rendezvous {
     Listening { pair: Pair, listener: OwnFd, stream: Option<OwnFd>, tries: u32 },
     /// Accepting end: the greeting is out.
     Greeted { pair: Pair, stream: OwnFd, pid: u32, tries: u32 },
+    /// Both ends have agreed; this one is attached.
+    Done(TakenSlot),
 }
 
 /// The two addresses of a connection, from this end.
@@ -109,6 +111,11 @@ pub(crate) fn step(conn: &Conn, fd: i32, cold: &mut Cold, refusal: Option<Why>) 
         }
         Rendezvous::Greeted { pair, stream, pid, tries } => {
             enter(conn, fd, cold, Greeted { pair, stream, pid, tries }, refusal)
+        }
+        // Not asked for: only native connections take steps.
+        done @ Rendezvous::Done(_) => {
+            cold.rendezvous = done;
+            Step::Attached
         }
     }
 }

@@ -24,9 +24,9 @@ const RECALL: u32 = 2;
 const ACCEPTED: u32 = 3;
 
 /// What one end tells the other about itself.
-#[repr(C, align(64))]
+#[repr(C)]
 #[derive(Default)]
-pub struct EndLine {
+pub struct EndWords {
     /// The end has mapped the slot and verified its peer: the peer may switch to the ring.
     attached: AtomicU32,
     /// No read that knows nothing of the ring is under way: the peer may return to TCP before its announcements
@@ -42,7 +42,7 @@ pub struct EndLine {
     reason: AtomicU32,
 }
 
-impl EndLine {
+impl EndWords {
     pub fn set_attached(&self) {
         self.attached.store(1, Ordering::SeqCst);
     }
@@ -121,7 +121,6 @@ impl EndLine {
 pub struct Control {
     /// `directions[i]`: end `i` produces.
     pub directions: [Direction; 2],
-    pub ends: [EndLine; 2],
 }
 
 // Slots must not share cache lines, nor pairs of them, which some CPUs fetch together.
@@ -264,7 +263,7 @@ impl SlotView {
     pub fn reset(&self) {
         // SAFETY: promised at construction; nobody else looks at the page now (a peer that does only harms itself).
         unsafe { core::ptr::write_bytes(self.control, 0, CONTROL) };
-        self.control().ends.iter().for_each(EndLine::reset);
+        self.control().directions.iter().for_each(|direction| direction.quiet.end.reset());
     }
 
     /// The direction this end produces.
@@ -290,13 +289,13 @@ impl SlotView {
     }
 
     #[inline]
-    pub fn mine(&self) -> &EndLine {
-        &self.control().ends[self.end]
+    pub fn mine(&self) -> &EndWords {
+        &self.rx().quiet.end
     }
 
     #[inline]
-    pub fn peers(&self) -> &EndLine {
-        &self.control().ends[1 - self.end]
+    pub fn peers(&self) -> &EndWords {
+        &self.tx().quiet.end
     }
 
     /// The one or two pieces of a buffer that hold `len` bytes from `start`.

@@ -27,6 +27,7 @@ pub mod layout;
 mod tests;
 
 use crate::sync::{fence, AtomicU32, AtomicU64, Ordering};
+use layout::EndWords;
 
 /// Epochs that a producer may be ahead of what the consumer has reached.
 pub const MAX_LEAD: u32 = 3;
@@ -64,23 +65,22 @@ pub struct ConsumerLine {
     cpu: AtomicU32,
 }
 
-/// Written by the consumer when it goes to sleep or reads from TCP: a line of its own, which stays in both caches while
-/// the ring is busy.
+/// What is hardly ever written while the ring is busy, and so stays in both caches.
 #[repr(C, align(64))]
 #[derive(Default)]
-pub struct SleepLine {
+pub struct QuietLine {
+    /// Written by the consumer when it goes to sleep.
     data_wanted: AtomicU32,
     /// A read from TCP is under way whose limit may be older than the producer's latest announcement.
     tcp_read: AtomicU32,
+    /// What `tail` will be when the bytes that the producer holds back are let go.
+    held: AtomicU64,
+    /// What the consuming end says of itself.
+    pub end: EndWords,
 }
 
-/// Written by the producer when it holds bytes back, which is rare.
-#[repr(C, align(64))]
-#[derive(Default)]
-pub struct HoldLine {
-    /// What `tail` will be when they are let go.
-    held: AtomicU64,
-}
+#[cfg(not(loom))]
+const _: () = assert!(core::mem::size_of::<QuietLine>() == 64);
 
 /// The control words of one direction; see the module.
 #[repr(C)]
@@ -88,8 +88,7 @@ pub struct HoldLine {
 pub struct Direction {
     producer: ProducerLine,
     consumer: ConsumerLine,
-    sleep: SleepLine,
-    hold: HoldLine,
+    pub quiet: QuietLine,
 }
 
 impl Direction {
@@ -108,7 +107,7 @@ impl Direction {
     pub fn publish_tail(&self, tail: u64) -> bool {
         self.producer.tail.store(tail, Ordering::Release);
         fence(Ordering::SeqCst);
-        take(&self.sleep.data_wanted)
+        take(&self.quiet.data_wanted)
     }
 
     /// The byte of cursor `tail` is the first one of `buffer` from now on. Only when the consumer's head is `tail`: until it
@@ -122,15 +121,15 @@ impl Direction {
     /// take them itself. True as for [`Direction::publish_tail`]: a consumer that sleeps must hear of the time.
     #[must_use]
     pub fn hold(&self, tail: u64, until: u32) -> bool {
-        self.hold.held.store(tail, Ordering::Release);
+        self.quiet.held.store(tail, Ordering::Release);
         self.producer.held_until.store(until, Ordering::Release);
         fence(Ordering::SeqCst);
-        take(&self.sleep.data_wanted)
+        take(&self.quiet.data_wanted)
     }
 
     /// More bytes join those held back.
     pub fn hold_more(&self, tail: u64) {
-        self.hold.held.store(tail, Ordering::Release);
+        self.quiet.held.store(tail, Ordering::Release);
     }
 
     /// Nothing is held back any more. Before [`Direction::publish_tail`].
@@ -151,7 +150,7 @@ impl Direction {
         self.producer.position[(epoch % 4) as usize].store(position, Ordering::Relaxed);
         self.producer.epoch.store(epoch, Ordering::Release);
         fence(Ordering::SeqCst);
-        take(&self.sleep.data_wanted)
+        take(&self.quiet.data_wanted)
     }
 
     /// How many epochs the consumer is behind `announced`.
@@ -167,7 +166,7 @@ impl Direction {
     /// the producer sends over TCP after a return could be taken by it for those before the ring's.
     pub fn tcp_read_under_way(&self) -> bool {
         // The fence of the announcement precedes this load.
-        self.sleep.tcp_read.load(Ordering::Acquire) != 0
+        self.quiet.tcp_read.load(Ordering::Acquire) != 0
     }
 
     /// Whether the consumer has taken all that was published, as far as the shared words say.
@@ -238,12 +237,12 @@ impl Direction {
     /// Before a read from TCP, and before the look at [`Direction::view`] that tells its limit: until
     /// [`Direction::end_tcp_read`], a producer whose announcement that look missed does not return to TCP.
     pub fn begin_tcp_read(&self) {
-        self.sleep.tcp_read.store(1, Ordering::Relaxed);
+        self.quiet.tcp_read.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
     pub fn end_tcp_read(&self) {
-        self.sleep.tcp_read.store(0, Ordering::Release);
+        self.quiet.tcp_read.store(0, Ordering::Release);
     }
 
     /// Tells that the consumer reads epoch `epoch` from now on.
@@ -261,7 +260,7 @@ impl Direction {
     /// comes at the same time, prevails, as it covers these bytes.
     pub fn take_held(&self, size: u64) -> bool {
         let tail = self.producer.tail.load(Ordering::Acquire);
-        let held = self.hold.held.load(Ordering::Acquire);
+        let held = self.quiet.held.load(Ordering::Acquire);
         let more = held.wrapping_sub(tail);
         more > 0
             && more <= size
@@ -271,14 +270,14 @@ impl Direction {
     /// Asks for a doorbell at the next [`Direction::publish_tail`] or [`Direction::announce`]; the caller must issue
     /// [`asked`] and look at [`Direction::view`] once more before it sleeps.
     pub fn want_data(&self) {
-        self.sleep.data_wanted.store(1, Ordering::Relaxed);
+        self.quiet.data_wanted.store(1, Ordering::Relaxed);
     }
 
     /// The consumer is awake and needs no doorbell. Returns whether it had asked for one.
     pub fn waive_data(&self) -> bool {
-        let asked = self.sleep.data_wanted.load(Ordering::Relaxed) != 0;
+        let asked = self.quiet.data_wanted.load(Ordering::Relaxed) != 0;
         if asked {
-            self.sleep.data_wanted.store(0, Ordering::Relaxed);
+            self.quiet.data_wanted.store(0, Ordering::Relaxed);
         }
         asked
     }
