@@ -25,7 +25,8 @@ pub struct TxState {
     pub head_seen: AtomicU64,
     /// The value of `tail` from which on it is worth a look whether the ring can begin anew.
     pub rebase_at: AtomicU64,
-    /// When the peer's head was last looked at, coarsely.
+    /// When this direction last wrote, or tried to, to the ring, by the coarse clock. At each new tick the peer's head is looked
+    /// at, and who does nothing for one may lose the buffer to another connection.
     pub tick: AtomicU64,
     /// The buffer lent to this direction, plus one; 0: none. Given by the holder of the links' lock, taken away with this one
     /// held as well (see [`crate::link::lending`]).
@@ -38,8 +39,6 @@ pub struct TxState {
     /// Whether bytes are to be held back, and are; 0 unless the program uses TCP_CORK or MSG_MORE. TCP_CORK's bit is also
     /// written without the lock. See `conn::options`.
     pub cork: AtomicU32,
-    /// The buffer was written to since somebody last looked whether it could be lent to another connection.
-    pub buffer_used: AtomicU8,
     /// There are bytes to be sent over TCP, from `debt` on.
     pub owes: AtomicU8,
     /// `tcp` has not been found equal to the kernel's count since calls were last under way that knew nothing of the ring:
@@ -147,7 +146,7 @@ impl EndState {
         for word in words.into_iter().chain(of_tx).chain(more) {
             word.store(0, Ordering::Relaxed);
         }
-        for flag in [&tx.buffer_used, &tx.owes, &tx.unverified] {
+        for flag in [&tx.owes, &tx.unverified] {
             flag.store(0, Ordering::Relaxed);
         }
         let cursors = [&tx.tail, &tx.head_seen, &tx.rebase_at, &tx.tick, &tx.full_since, &tx.full_head];

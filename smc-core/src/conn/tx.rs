@@ -333,7 +333,6 @@ impl Conn {
             }
             tx.rebase_at.store(tail + REBASE_AFTER, Ordering::Relaxed);
         }
-        tx.buffer_used.store(1, Ordering::Relaxed);
         let Ok(pieces) = view.tx_pieces(buffer - 1, tail, n) else {
             return Some(Found::Error(self.broken(fd)));
         };
@@ -365,14 +364,15 @@ impl Conn {
         None
     }
 
-    /// Gives up the direction's buffer, if it is empty and was not used since this was last asked. With the links' lock held.
+    /// Gives up the direction's buffer, if it is empty and was not used in this tick of the coarse clock (1 to 10 ms). With the
+    /// links' lock held.
     pub(crate) fn tx_lend(&self, generation: u32) -> bool {
         if self.generation() != generation || !self.is_attached() {
             return false;
         }
         let end = self.end();
         let tx = &end.tx;
-        if tx.buffer_used.swap(0, Ordering::Relaxed) != 0 {
+        if tx.tick.load(Ordering::Relaxed) == sys::coarse_ns() {
             return false;
         }
         // A sender may hold the lock and wait for that of the links.

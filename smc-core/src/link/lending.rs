@@ -2,8 +2,8 @@
 //!
 //! A segment has as many buffers for a direction as it has slots, but memory is taken only by those that were written to.
 //! So a connection borrows a buffer when it sends, and keeps it until another one that has none takes it away, which
-//! it can as soon as all that was in it has been read. Connections that are idle, however many, thus share the few
-//! buffers that the busy ones need.
+//! it can as soon as all that was in it has been read, unless the connection has sent within the last milliseconds.
+//! Connections that are idle, however many, thus share the few buffers that the busy ones need.
 //!
 //! The producing end lends: the table is this process's own. Which buffer a direction has stands in its [`TxState`], shared with
 //! forked children, who know no links: before a fork every connection borrows one, and it is not taken away while a
@@ -13,6 +13,7 @@
 //! may be waiting for the former.
 
 use core::sync::atomic::Ordering;
+use std::collections::VecDeque;
 
 use super::{with_links, Link, SlotState, TakenSlot, LINKS};
 use crate::conn::Conn;
@@ -24,12 +25,12 @@ use crate::sys::Errno;
 const LOOKS: usize = 64;
 
 /// The buffers of one segment, for the direction that this process produces.
-#[derive(Default)]
 pub(super) struct Buffers {
     /// Buffers below this number have been lent at some time.
     used: u32,
-    /// The slot looked at last.
-    hand: usize,
+    /// The slots that have one, those first that were not looked at for the longest time. Has room for all: nothing is allocated
+    /// in a send.
+    holders: VecDeque<u32>,
 }
 
 /// Who uses a slot in this process.
@@ -40,19 +41,35 @@ pub(super) struct Tenant {
 }
 
 impl Buffers {
-    /// A buffer for a slot of `area` that has none.
-    fn lend(&mut self, area: &'static Area, end: usize, slots: &mut [SlotState]) -> Option<u32> {
-        for _ in 0..LOOKS.min(slots.len()) {
-            self.hand = (self.hand + 1) % slots.len();
-            let view = area.view(self.hand as u32, end);
-            if let Some(buffer) = slots[self.hand].give_up(&view) {
-                return Some(buffer);
+    pub(super) fn new(slots: usize) -> Buffers {
+        Buffers { used: 0, holders: VecDeque::with_capacity(slots) }
+    }
+
+    /// Gives a buffer to `slot` of `area`, which has none.
+    fn lend(&mut self, area: &'static Area, end: usize, slots: &mut [SlotState], slot: u32) -> Option<u32> {
+        let buffer = self.take_back(area, end, slots).or_else(|| self.fresh(slots.len()))?;
+        slots.get_mut(slot as usize)?.buffer = Some(buffer);
+        self.holders.push_back(slot);
+        Some(buffer)
+    }
+
+    fn take_back(&mut self, area: &'static Area, end: usize, slots: &mut [SlotState]) -> Option<u32> {
+        for _ in 0..LOOKS.min(self.holders.len()) {
+            let holder = self.holders.pop_front()?;
+            let buffer = slots.get_mut(holder as usize)?.give_up(&area.view(holder, end));
+            if buffer.is_some() {
+                return buffer;
             }
+            self.holders.push_back(holder);
         }
-        // There are as many as slots, and each slot has one at most.
+        None
+    }
+
+    /// There are as many as slots, and each slot has one at most.
+    fn fresh(&mut self, slots: usize) -> Option<u32> {
         let buffer = self.used;
         self.used += 1;
-        ((buffer as usize) < slots.len()).then_some(buffer)
+        ((buffer as usize) < slots).then_some(buffer)
     }
 }
 
@@ -134,8 +151,7 @@ impl Link {
             return Some(buffer + 1);
         }
         let segment = &mut self.segments[number];
-        let buffer = segment.buffers.lend(view.area(), view.end(), &mut segment.slots)?;
-        segment.slots[view.number() as usize].buffer = Some(buffer);
+        let buffer = segment.buffers.lend(view.area(), view.end(), &mut segment.slots, view.number())?;
         tx.buffer.store(buffer + 1, Ordering::Relaxed);
         Some(buffer + 1)
     }
@@ -155,39 +171,41 @@ mod tests {
         let base = crate::sys::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1).unwrap();
         // SAFETY: just mapped with this length, for good.
         let area = Box::leak(Box::new(unsafe { Area::new(base, sizes, SLOTS) }));
-        (area, (0..SLOTS).map(|_| SlotState::default()).collect(), Buffers::default())
+        (area, (0..SLOTS).map(|_| SlotState::default()).collect(), Buffers::new(SLOTS as usize))
     }
 
     #[test]
     fn there_is_one_for_each_slot_and_no_two_get_the_same() {
         let (area, mut slots, mut buffers) = segment();
-        for slot in 0..SLOTS as usize {
-            slots[slot].buffer = buffers.lend(area, 0, &mut slots);
+        for slot in 0..SLOTS {
+            // A child may use it: it cannot be taken away.
+            vacate(&mut slots[slot as usize], false);
+            buffers.lend(area, 0, &mut slots, slot);
         }
         let mut lent: Vec<u32> = slots.iter().map(|slot| slot.buffer.unwrap()).collect();
         lent.sort_unstable();
         assert_eq!(lent, [0, 1, 2, 3]);
-        assert_eq!(buffers.lend(area, 0, &mut slots), None);
+        assert_eq!(buffers.lend(area, 0, &mut slots, 0), None);
     }
 
     #[test]
     fn what_the_last_connection_of_a_slot_left_is_lent_first_when_it_was_read() {
         let (area, mut slots, mut buffers) = segment();
-        slots[2].buffer = buffers.lend(area, 1, &mut slots);
+        assert_eq!(buffers.lend(area, 1, &mut slots, 2), Some(0));
         vacate(&mut slots[2], true);
         let _ = area.view(2, 1).tx().publish_tail(10);
-        assert_eq!(buffers.lend(area, 1, &mut slots), Some(1), "the peer still reads buffer 0");
+        assert_eq!(buffers.lend(area, 1, &mut slots, 0), Some(1), "the peer still reads buffer 0");
         assert!(slots[2].buffer.is_some());
         let _ = area.view(2, 0).rx().publish_head(10, false);
-        assert_eq!(buffers.lend(area, 1, &mut slots), Some(0));
+        assert_eq!(buffers.lend(area, 1, &mut slots, 1), Some(0));
         assert!(slots[2].buffer.is_none());
     }
 
     #[test]
     fn what_a_child_may_use_is_not_lent() {
         let (area, mut slots, mut buffers) = segment();
-        slots[0].buffer = buffers.lend(area, 0, &mut slots);
+        assert_eq!(buffers.lend(area, 0, &mut slots, 0), Some(0));
         vacate(&mut slots[0], false);
-        assert_eq!(buffers.lend(area, 0, &mut slots), Some(1));
+        assert_eq!(buffers.lend(area, 0, &mut slots, 1), Some(1));
     }
 }

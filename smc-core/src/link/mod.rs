@@ -23,10 +23,13 @@ use crate::sys::{self, Errno, Result};
 use lending::{Buffers, Tenant};
 use message::ProcessId;
 
-/// Slots in the first segment of a pair of processes, and in further ones.
-const FIRST_SLOTS: u32 = 16;
-const MORE_SLOTS: u32 = 64;
-/// More segments than any pair should need: 16 + 255 * 64 connections.
+/// Slots in the first, second and further segments of a pair of processes. Each segment costs page tables of its own in
+/// both, and its control words and first buffers whole pages: for many connections few large ones cost less.
+const SLOTS: [u32; 3] = [16, 64, 256];
+const MOST_SLOTS: u32 = SLOTS[2];
+/// Segments with large rings take no more address space than this for more than [`SLOTS`]`[1]` slots, in bytes.
+const LARGE: usize = 256 << 20;
+/// More segments than any pair should need: 16 + 64 + 254 * 256 connections.
 const MAX_SEGMENTS: usize = 256;
 
 /// What a doorbell is rung for. Each direction of a slot has one of each kind, so that a thread waiting for space and
@@ -245,7 +248,7 @@ pub fn enter_slot(offer: &message::Offer, pid: u32, mut fds: [Option<OwnFd>; MAX
                 return Err(BAD);
             }
             let len = fd::sealed_size(memory.raw()).map_err(|_| BAD)?;
-            let count = layout::slots_of(len, offer.sizes, MORE_SLOTS).ok_or(BAD)?;
+            let count = layout::slots_of(len, offer.sizes, MOST_SLOTS).ok_or(BAD)?;
             let base = map_segment(memory.raw(), len, spare)?;
             let segment = Segment::new(offer.segment, None, base, offer.sizes, count);
             link.segments.push(Segment { confirmed: true, ..segment });
@@ -382,10 +385,11 @@ impl Link {
         if self.segments.len() >= MAX_SEGMENTS {
             return Err(Errno(libc::ENOBUFS));
         }
-        let count = if self.segments.is_empty() { FIRST_SLOTS } else { MORE_SLOTS };
-        let len = layout::segment_len(sizes, count);
-        let memory = fd::sealed_memfd(len)?;
-        let base = map_segment(memory.raw(), len, spare)?;
+        let count = slots_of_segment(self.segments.len(), sizes);
+        let (memory, base, count) = match make_segment(sizes, count, spare) {
+            Err(_) if count > SLOTS[1] => make_segment(sizes, SLOTS[1], spare),
+            made => made,
+        }?;
         let id = self.segments.len() as u32;
         self.segments.push(Segment::new(id, Some(memory), base, sizes, count));
         Ok((self.segments.len() - 1, 0, true))
@@ -406,9 +410,31 @@ impl Segment {
             area,
             confirmed: false,
             slots: (0..slots).map(|_| SlotState::default()).collect(),
-            buffers: Buffers::default(),
+            buffers: Buffers::new(slots as usize),
         }
     }
+}
+
+/// How many slots the segment made after `made` others is to have.
+fn slots_of_segment(made: usize, sizes: [u64; 2]) -> u32 {
+    let count = SLOTS[made.min(SLOTS.len() - 1)];
+    if layout::segment_len(sizes, count) <= LARGE {
+        count
+    } else {
+        count.min(SLOTS[1])
+    }
+}
+
+/// Memory for so many slots, mapped.
+fn make_segment(
+    sizes: [u64; 2],
+    count: u32,
+    spare: &mut Vec<(usize, usize)>,
+) -> Result<(OwnFd, *mut u8, u32)> {
+    let len = layout::segment_len(sizes, count);
+    let memory = fd::sealed_memfd(len)?;
+    let base = map_segment(memory.raw(), len, spare)?;
+    Ok((memory, base, count))
 }
 
 /// Maps a segment, into an address range used before if one fits.

@@ -188,7 +188,7 @@ impl Memory {
         }
         let memfd = fds.next().ok_or("no memfd")?;
         let len = fd::sealed_size(memfd.raw()).map_err(|e| format!("the memfd: {e:?}"))?;
-        let slots = slots_of(len, offer.sizes, 64).ok_or("a segment of an odd length")?;
+        let slots = slots_of(len, offer.sizes, 256).ok_or("a segment of an odd length")?;
         Ok(Memory::map(memfd, offer.sizes, (slots, offer.slot), 1, fds.collect()))
     }
 
