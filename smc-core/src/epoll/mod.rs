@@ -11,7 +11,7 @@
 //! [`COOL_AFTER`] sleeps leaves the hot list with its doorbell asked for; the doorbell makes it hot again. So the
 //! cost of a wait grows with the busy connections, not with the idle ones.
 
-mod kernel;
+pub(crate) mod kernel;
 pub mod registration;
 
 use core::cell::UnsafeCell;

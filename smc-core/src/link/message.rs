@@ -6,12 +6,20 @@ pub type ProcessId = [u8; 16];
 /// Changes whenever the messages or the memory layout do.
 const VERSION: u32 = 4;
 
+/// What shows that the sender has the other end of the connection: numbers in its own descriptor table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Its TCP socket.
+    pub fd: i32,
+    /// An epoll instance in which the socket is, or -1 (see `link::proof`).
+    pub proof: i32,
+}
+
 /// From the accepting end, as soon as it has verified who listens: who it is and what it wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {
     pub process: ProcessId,
-    /// Number of the sender's TCP socket in its own descriptor table.
-    pub fd: i32,
+    pub held: Held,
     /// Ring sizes the sender wishes, in bytes.
     pub rcvbuf: u64,
     pub sndbuf: u64,
@@ -22,7 +30,7 @@ pub struct Hello {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
     pub process: ProcessId,
-    pub fd: i32,
+    pub held: Held,
     pub segment: u32,
     pub slot: u32,
     /// Ring sizes of every slot of the segment, by producing end.
@@ -34,8 +42,7 @@ pub struct Offer {
 /// From either end, in the place of its other message: it stays on TCP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decline {
-    /// As in [`Hello`].
-    pub fd: i32,
+    pub held: Held,
     /// The number of a [`crate::reason::Reason`].
     pub reason: u32,
 }
@@ -69,6 +76,10 @@ impl Writer {
         w.put(&VERSION.to_ne_bytes());
         w
     }
+    fn held(&mut self, held: &Held) {
+        self.put(&held.fd.to_ne_bytes());
+        self.put(&held.proof.to_ne_bytes());
+    }
     fn put(&mut self, bytes: &[u8]) {
         self.buf[self.len..self.len + bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
@@ -99,6 +110,9 @@ impl Reader<'_> {
     fn u64(&mut self) -> Result<u64, Malformed> {
         self.take().map(u64::from_ne_bytes)
     }
+    fn held(&mut self) -> Result<Held, Malformed> {
+        Ok(Held { fd: self.u32()? as i32, proof: self.u32()? as i32 })
+    }
     fn end(self) -> Result<(), Malformed> {
         if self.0.is_empty() {
             Ok(())
@@ -114,7 +128,7 @@ impl Hello {
     pub fn encode(&self) -> ([u8; MAX_LEN], usize) {
         let mut w = Writer::new(Self::KIND);
         w.put(&self.process);
-        w.put(&self.fd.to_ne_bytes());
+        w.held(&self.held);
         w.put(&self.rcvbuf.to_ne_bytes());
         w.put(&self.sndbuf.to_ne_bytes());
         (w.buf, w.len)
@@ -122,7 +136,7 @@ impl Hello {
 
     pub fn decode(bytes: &[u8]) -> Result<Hello, Malformed> {
         let mut r = Reader::open(bytes, Self::KIND)?;
-        let hello = Hello { process: r.take()?, fd: r.u32()? as i32, rcvbuf: r.u64()?, sndbuf: r.u64()? };
+        let hello = Hello { process: r.take()?, held: r.held()?, rcvbuf: r.u64()?, sndbuf: r.u64()? };
         r.end()?;
         Ok(hello)
     }
@@ -134,7 +148,7 @@ impl Offer {
     pub fn encode(&self) -> ([u8; MAX_LEN], usize) {
         let mut w = Writer::new(Self::KIND);
         w.put(&self.process);
-        w.put(&self.fd.to_ne_bytes());
+        w.held(&self.held);
         w.put(&self.segment.to_ne_bytes());
         w.put(&self.slot.to_ne_bytes());
         w.put(&self.sizes[0].to_ne_bytes());
@@ -145,7 +159,7 @@ impl Offer {
 
     pub fn decode(bytes: &[u8]) -> Result<Offer, Malformed> {
         let mut r = Reader::open(bytes, Self::KIND)?;
-        let (process, fd, segment, slot) = (r.take()?, r.u32()? as i32, r.u32()?, r.u32()?);
+        let (process, held, segment, slot) = (r.take()?, r.held()?, r.u32()?, r.u32()?);
         let sizes = [r.u64()?, r.u64()?];
         let [new_segment, new_doorbells] = r.take::<2>()?;
         r.end()?;
@@ -156,7 +170,7 @@ impl Offer {
         };
         Ok(Offer {
             process,
-            fd,
+            held,
             segment,
             slot,
             sizes,
@@ -171,14 +185,14 @@ impl Decline {
 
     pub fn encode(&self) -> ([u8; MAX_LEN], usize) {
         let mut w = Writer::new(Self::KIND);
-        w.put(&self.fd.to_ne_bytes());
+        w.held(&self.held);
         w.put(&self.reason.to_ne_bytes());
         (w.buf, w.len)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Decline, Malformed> {
         let mut r = Reader::open(bytes, Self::KIND)?;
-        let decline = Decline { fd: r.u32()? as i32, reason: r.u32()? };
+        let decline = Decline { held: r.held()?, reason: r.u32()? };
         r.end()?;
         Ok(decline)
     }
@@ -192,11 +206,10 @@ impl Greeting {
         }
     }
 
-    /// The sender's TCP socket.
-    pub fn fd(&self) -> i32 {
+    pub fn held(&self) -> Held {
         match self {
-            Greeting::Hello(hello) => hello.fd,
-            Greeting::Decline(decline) => decline.fd,
+            Greeting::Hello(hello) => hello.held,
+            Greeting::Decline(decline) => decline.held,
         }
     }
 }
@@ -205,10 +218,11 @@ impl Greeting {
 mod tests {
     use super::*;
 
-    const HELLO: Hello = Hello { process: [7; 16], fd: 9, rcvbuf: 1 << 18, sndbuf: 1 << 16 };
+    const HELLO: Hello =
+        Hello { process: [7; 16], held: Held { fd: 9, proof: 8200 }, rcvbuf: 1 << 18, sndbuf: 1 << 16 };
     const OFFER: Offer = Offer {
         process: [9; 16],
-        fd: 12,
+        held: Held { fd: 12, proof: -1 },
         segment: 3,
         slot: 5,
         sizes: [4096, 8192],
@@ -222,7 +236,7 @@ mod tests {
         assert_eq!(Hello::decode(&buf[..len]), Ok(HELLO));
         let (buf, len) = OFFER.encode();
         assert_eq!(Offer::decode(&buf[..len]), Ok(OFFER));
-        let decline = Decline { fd: 5, reason: 0x0301_0001 };
+        let decline = Decline { held: Held { fd: 5, proof: 6 }, reason: 0x0301_0001 };
         let (buf, len) = decline.encode();
         assert_eq!(Decline::decode(&buf[..len]), Ok(decline));
         assert_eq!(Hello::decode(&buf[..len]), Err(Malformed::Garbled));

@@ -10,6 +10,7 @@
 
 pub mod lending;
 pub mod message;
+mod proof;
 pub mod rendezvous;
 
 use core::cell::UnsafeCell;
@@ -99,6 +100,7 @@ struct Links {
     links: Vec<Link>,
     /// Address ranges that can be used again.
     spare: Vec<(usize, usize)>,
+    proof: Option<proof::Proof>,
 }
 
 struct Guarded {
@@ -128,8 +130,12 @@ pub fn after_fork_in_child() {
     LINKS.lock.reset();
     // SAFETY: the child has one thread.
     let links = unsafe { &mut *LINKS.links.get() };
-    // The descriptors in there are copies; connections inherited still use the doorbells.
-    core::mem::forget(links.take());
+    if let Some(mut links) = links.take() {
+        // What the parent shows does not concern the child.
+        links.proof = None;
+        // The other descriptors in there are copies; connections inherited still use the doorbells.
+        core::mem::forget(links);
+    }
 }
 
 /// How this process names itself to peers.
@@ -206,7 +212,7 @@ pub fn take_slot(peer: ProcessId, pid: u32, sizes: [u64; 2]) -> Result<(TakenSlo
         link.connections += 1;
         let offer = message::Offer {
             process,
-            fd: -1,
+            held: message::Held { fd: -1, proof: -1 },
             segment: segment.id,
             slot: slot as u32,
             sizes,
@@ -306,9 +312,14 @@ pub fn leave_slot(taken: &TakenSlot, end_done: bool) {
     });
 }
 
-/// Moves the doorbell with number `fd` elsewhere, if it is one. Returns whether it was.
+/// Moves the descriptor with number `fd` elsewhere, if it is a doorbell or the instance that shows sockets. Returns whether
+/// it was.
 pub fn relocate(fd: i32) -> bool {
     with_links(|links| {
+        if let Some(proof) = links.proof.as_ref().filter(|proof| proof.epoll().raw() == fd) {
+            // A peer that was told the old number looks elsewhere.
+            return proof.epoll().relocate().map(|()| true);
+        }
         for bells in links.doorbells() {
             if let Some(bell) = bells.bells.iter().find(|b| b.raw() == fd) {
                 bell.relocate()?;

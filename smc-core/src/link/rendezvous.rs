@@ -19,12 +19,13 @@
 //!
 //! Trust: abstract names can be taken by anybody in the network namespace, so each end checks that the process it
 //! talks to has the uid that owns the other end's TCP socket, and, where the kernel lets it look (same uid), that
-//! the descriptor the process names in its message is that very socket. The accepting end does not send the socket
+//! the process has that very socket ([`proof`]). The accepting end does not send the socket
 //! itself over: a descriptor in flight would keep the TCP connection open after its owner closed it.
 
 use core::fmt::Write;
 
-use super::message::{Decline, Greeting, Hello, Malformed, Offer, MAX_LEN};
+use super::message::{Decline, Greeting, Held, Hello, Malformed, Offer, MAX_LEN};
+use super::proof;
 use super::{enter_slot, is_full, leave_slot, process_id, take_slot, TakenSlot, FULL};
 use crate::conn::{half_closed, Cold, Conn};
 use crate::options::found;
@@ -135,7 +136,7 @@ fn refused(conn: &Conn, decline: &Decline) -> Step {
 
 /// Says that this end stays on TCP.
 fn refuse(stream: &OwnFd, fd: i32, why: Why) {
-    let (bytes, len) = Decline { fd, reason: why.reason.code() }.encode();
+    let (bytes, len) = Decline { held: held(fd), reason: why.reason.code() }.encode();
     // A peer that has left need not be told.
     let _ = sock::send_with_fds(stream.raw(), &bytes[..len], &[]);
 }
@@ -230,7 +231,7 @@ fn answer(conn: &Conn, fd: i32, cold: &mut Cold, mut l: Listening, refusal: Opti
                 Ok(greeting) => greeting,
                 Err(m) => return never(malformed(m)),
             };
-            let Ok(pid) = verify(&pair, &stream, greeting.fd()) else {
+            let Ok(pid) = verify(&pair, &stream, greeting.held()) else {
                 let detail = pair.doubt(fd);
                 if detail == Detail::PeerUidUnverified {
                     log::warn!("fd {fd}: somebody else answered at the rendezvous");
@@ -278,7 +279,7 @@ fn offer(conn: &Conn, fd: i32, cold: &mut Cold, stream: &OwnFd, pid: u32, hello:
             return never(detail);
         }
     };
-    offer.fd = fd;
+    offer.held = held(fd);
     let mut fds = [0; MAX_FDS];
     let mut count = 0;
     let bells = slot.doorbells.bells.iter().filter(|_| new.doorbells).map(OwnFd::raw);
@@ -326,7 +327,8 @@ fn call(fd: i32, cold: &mut Cold, pair: Pair, tries: u32, refusal: Option<Why>) 
     } else {
         let mine = wishes(fd);
         let Ok(process) = process_id() else { return never(Detail::Memory) };
-        let (bytes, len) = Hello { process, fd, rcvbuf: mine.rcvbuf, sndbuf: mine.sndbuf }.encode();
+        let (bytes, len) =
+            Hello { process, held: held(fd), rcvbuf: mine.rcvbuf, sndbuf: mine.sndbuf }.encode();
         if sock::send_with_fds(stream.raw(), &bytes[..len], &[]).is_err() {
             return retry(cold, Detail::NoRendezvous);
         }
@@ -360,7 +362,7 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
         Ok(n) => n,
     };
     if let Ok(decline) = Decline::decode(&buf[..n]) {
-        return match verify(&pair, &stream, decline.fd) {
+        return match verify(&pair, &stream, decline.held) {
             Ok(_) => refused(conn, &decline),
             Err(()) => never(pair.doubt(fd)),
         };
@@ -383,7 +385,7 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
     };
     // The owner of the other end must be the one that listened, and this process must still be alone on this end; the
     // kernel must have counted what we have.
-    let counts = match verify(&pair, &stream, offer.fd) {
+    let counts = match verify(&pair, &stream, offer.held) {
         Ok(_) if !conn.end().held_alone() => Err(Detail::SharedProcess),
         Ok(_) => conn.compare_counts(fd),
         Err(()) => Err(pair.doubt(fd)),
@@ -441,13 +443,21 @@ fn same_uid(credentials: &libc::ucred, owner: &diag::Owner) -> bool {
     credentials.uid == owner.uid && (credentials.uid != OVERFLOW_UID || is_known())
 }
 
-/// Checks that the process at the other end of `stream` owns the other end of the connection, as its descriptor
-/// `its_fd`. Returns its pid.
-fn verify(pair: &Pair, stream: &OwnFd, its_fd: i32) -> Result<u32, ()> {
+/// What this process tells of its socket.
+fn held(fd: i32) -> Held {
+    Held { fd, proof: proof::show(fd) }
+}
+
+/// Checks that the process at the other end of `stream` owns the other end of the connection, which it says that it has as
+/// `held`. Returns its pid.
+fn verify(pair: &Pair, stream: &OwnFd, held: Held) -> Result<u32, ()> {
     let credentials = sock::peer_credentials(stream.raw()).map_err(|_| ())?;
     let owner = pair.owner().filter(|owner| same_uid(&credentials, owner)).ok_or(())?;
+    if proof::is_shown(credentials.pid, held.proof, owner.inode.into(), stream) {
+        return Ok(credentials.pid as u32);
+    }
     let mut path = Text::new();
-    let _ = write!(path, "/proc/{}/fd/{}\0", credentials.pid, its_fd);
+    let _ = write!(path, "/proc/{}/fd/{}\0", credentials.pid, held.fd);
     let mut target = [0u8; 64];
     // SAFETY: the path ends with a NUL; the kernel writes at most the length given.
     let n = unsafe {
@@ -508,16 +518,16 @@ fn local_failure(e: Errno, otherwise: Detail) -> Detail {
 }
 
 /// A short text on the stack: nothing is allocated inside the program's calls.
-struct Text {
+pub(super) struct Text {
     buf: [u8; 96],
     len: usize,
 }
 
 impl Text {
-    fn new() -> Text {
+    pub(super) fn new() -> Text {
         Text { buf: [0; 96], len: 0 }
     }
-    fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         &self.buf[..self.len]
     }
 }

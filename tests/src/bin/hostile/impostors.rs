@@ -1,7 +1,7 @@
 //! Processes that do not own the other end of the connection: they learn nothing and get no memory, and the true peer
 //! is not kept from it for good.
 
-use crate::peer::{name, random_process, Peer, EXCHANGES};
+use crate::peer::{held, name, random_process, Peer, EXCHANGES};
 use crate::{Stage, Test};
 use smc_core::link::message::{Hello, Offer, MAX_LEN};
 use smc_core::sys::fd::OwnFd;
@@ -50,7 +50,7 @@ fn another_user_calls(stage: &Stage, _random: &mut Random, _rounds: usize) -> Re
     stage.keeps.set(16);
     stage.with_peer(|_| {
         let mut peer = Peer::accept(stage)?;
-        let hello = Hello { process: random_process(), fd: peer.fd(), rcvbuf: 4096, sndbuf: 4096 };
+        let hello = Hello { process: random_process(), held: held(peer.fd()), rcvbuf: 4096, sndbuf: 4096 };
         let (bytes, len) = hello.encode();
         let true_name = name(&peer.remote, &peer.local);
         as_another_user(|| {

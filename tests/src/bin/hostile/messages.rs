@@ -1,8 +1,8 @@
 //! Garbage in the rendezvous: whatever the owner of the other end says there, the connection goes on over TCP.
 
-use crate::peer::{name, random_process, Memory, Peer, EXCHANGES};
+use crate::peer::{held, name, random_process, Memory, Peer, EXCHANGES};
 use crate::{Stage, Test};
-use smc_core::link::message::{Decline, Hello, Offer, MAX_LEN};
+use smc_core::link::message::{Decline, Held, Hello, Offer, MAX_LEN};
 use smc_core::ring::layout::segment_len;
 use smc_core::sys::fd;
 use smc_core::sys::sock;
@@ -53,18 +53,18 @@ const OFFERS: &[(&str, Change)] = &[
     ("cut off", |_, bytes, _, r| bytes.truncate(r.below(bytes.len() as u64) as usize)),
     ("too long", |_, bytes, _, r| bytes.resize(MAX_LEN + 1 + r.size(60_000), 0)),
     ("a greeting", |_, bytes, _, _| {
-        let (hello, len) = Hello { process: [1; 16], fd: 3, rcvbuf: 4096, sndbuf: 4096 }.encode();
+        let (hello, len) = Hello { process: [1; 16], held: held(3), rcvbuf: 4096, sndbuf: 4096 }.encode();
         *bytes = hello[..len].to_vec();
     }),
     ("a refusal with any reason", |o, bytes, fds, r| {
-        let (decline, len) = Decline { fd: o.fd, reason: r.word() as u32 }.encode();
+        let (decline, len) = Decline { held: o.held, reason: r.word() as u32 }.encode();
         *bytes = decline[..len].to_vec();
         if r.one_in(2) {
             fds.clear();
         }
     }),
     ("another's refusal", |_, bytes, fds, _| {
-        let (decline, len) = Decline { fd: 0, reason: 0x0301_0001 }.encode();
+        let (decline, len) = Decline { held: held(0), reason: 0x0301_0001 }.encode();
         *bytes = decline[..len].to_vec();
         fds.clear();
     }),
@@ -119,7 +119,8 @@ const OFFERS: &[(&str, Change)] = &[
         fds[1..].fill(into);
     }),
     ("a descriptor that is not the connection", |o, bytes, _, r| {
-        o.fd = [-1, 0, 1, 2, i32::MAX, i32::MIN][r.below(6) as usize];
+        let mut number = || [-1, 0, 1, 2, i32::MAX, i32::MIN][r.below(6) as usize];
+        o.held = Held { fd: number(), proof: number() };
         *bytes = encoded(o);
     }),
 ];
@@ -158,9 +159,10 @@ fn offers(stage: &Stage, random: &mut Random, _rounds: usize) -> Result<(), Stri
 /// any wishes; to others it does not.
 fn greetings(stage: &Stage, random: &mut Random, _rounds: usize) -> Result<(), String> {
     stage.keeps.set(16);
-    let (right, len) = Hello { process: random_process(), fd: 0, rcvbuf: 4096, sndbuf: 4096 }.encode();
+    let (right, len) =
+        Hello { process: random_process(), held: held(0), rcvbuf: 4096, sndbuf: 4096 }.encode();
     let right = &right[..len];
-    let (refusal, refusal_len) = Decline { fd: 0, reason: u32::MAX }.encode();
+    let (refusal, refusal_len) = Decline { held: held(0), reason: u32::MAX }.encode();
     let refusal = &refusal[..refusal_len];
     let noise: Vec<u8> = right.iter().map(|_| random.word() as u8).collect();
     let cut = &right[..random.below(len as u64) as usize];
@@ -198,7 +200,8 @@ fn greetings(stage: &Stage, random: &mut Random, _rounds: usize) -> Result<(), S
         stage.with_peer(|_| {
             let mut peer = Peer::accept(stage)?;
             let rendezvous = peer.call()?;
-            let hello = Hello { process: random_process(), fd: peer.fd(), rcvbuf: wish, sndbuf: wish };
+            let hello =
+                Hello { process: random_process(), held: held(peer.fd()), rcvbuf: wish, sndbuf: wish };
             let (bytes, len) = hello.encode();
             send(rendezvous.raw(), &bytes[..len], &[]);
             (0..EXCHANGES).try_for_each(|_| peer.exchange())

@@ -1,7 +1,7 @@
 //! What a peer of the preload library does, by hand.
 
 use crate::Stage;
-use smc_core::link::message::{Hello, Offer, ProcessId, MAX_LEN};
+use smc_core::link::message::{Held, Hello, Offer, ProcessId, MAX_LEN};
 use smc_core::link::Doorbells;
 use smc_core::ring::layout::{segment_len, slots_of, Area, SlotView, CONTROL};
 use smc_core::sys::fd::{self, OwnFd};
@@ -158,6 +158,11 @@ pub struct Memory {
     pub bells: Vec<OwnFd>,
 }
 
+/// What a peer tells of its socket that shows it in no other way.
+pub fn held(fd: i32) -> Held {
+    Held { fd, proof: -1 }
+}
+
 pub fn random_process() -> ProcessId {
     let mut id = [0; 16];
     smc_core::sys::random(&mut id).expect("random bytes");
@@ -195,7 +200,7 @@ impl Memory {
     pub fn offer(&self, fd: i32) -> Offer {
         Offer {
             process: random_process(),
-            fd,
+            held: held(fd),
             segment: 0,
             slot: 0,
             sizes: self.view.sizes(),
@@ -261,7 +266,7 @@ pub fn attach_connecting(stage: &Stage, sizes: [u64; 2]) -> Result<Attached, Str
 pub fn attach_accepting(stage: &Stage) -> Result<Attached, String> {
     let mut peer = Peer::accept(stage)?;
     let rendezvous = peer.call()?;
-    let hello = Hello { process: random_process(), fd: peer.fd(), rcvbuf: 4096, sndbuf: 4096 };
+    let hello = Hello { process: random_process(), held: held(peer.fd()), rcvbuf: 4096, sndbuf: 4096 };
     let (bytes, len) = hello.encode();
     sock::send_with_fds(rendezvous.raw(), &bytes[..len], &[]).map_err(|e| format!("the greeting: {e:?}"))?;
     let mut buf = [0; MAX_LEN];

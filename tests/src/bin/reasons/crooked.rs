@@ -1,6 +1,6 @@
 //! Peers that break the rules: the driver itself is the far end, as a native program.
 
-use crate::peer::{attach_accepting, random_process, Peer};
+use crate::peer::{attach_accepting, held, random_process, Peer};
 use crate::{find, Expected, Near, Scene, Stage};
 use smc_core::link::message::Hello;
 use smc_core::reason::Detail;
@@ -54,7 +54,7 @@ fn greeting(scene: &Scene, own: Detail, change: fn(Vec<u8>) -> Vec<u8>) -> Resul
     let stage = stage(scene)?;
     let mut peer = Peer::accept(&stage)?;
     let rendezvous = peer.call()?;
-    let hello = Hello { process: random_process(), fd: peer.fd(), rcvbuf: 4096, sndbuf: 4096 };
+    let hello = Hello { process: random_process(), held: held(peer.fd()), rcvbuf: 4096, sndbuf: 4096 };
     let (bytes, len) = hello.encode();
     sock::send_with_fds(rendezvous.raw(), &change(bytes[..len].to_vec()), &[])
         .map_err(|e| format!("{e:?}"))?;
