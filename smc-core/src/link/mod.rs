@@ -469,3 +469,23 @@ fn blank(base: *mut u8, len: usize) -> bool {
     // SAFETY: the range is a mapping of ours; stale readers find zeros.
     unsafe { sys!(SYS_mmap, base, len, prot, flags, -1i32, 0) }.is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_segments_are_larger_unless_the_rings_are() {
+        let slots = |size: u64| [0, 1, 2, 3].map(|made| slots_of_segment(made, [size, size]));
+        assert_eq!(slots(config::DEFAULT_RING), [16, 64, 256, 256]);
+        assert_eq!(slots(layout::MAX_RING), [16, 64, 64, 64]);
+        for count in SLOTS {
+            let len = layout::segment_len([4096, 8192], count);
+            assert_eq!(
+                layout::slots_of(len, [4096, 8192], MOST_SLOTS),
+                Some(count),
+                "the other end finds it out"
+            );
+        }
+    }
+}
