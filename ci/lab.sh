@@ -19,7 +19,8 @@ smcr-both    yes  two  200  smc-r.sh ours ours first stream abort client-killed 
 smcr-programs        yes two 300 smc-r-programs.sh ours ours first slow self fork redis nginx rude-server-silent rude-client-garbage
 smcr-programs-kernel yes two 200 smc-r-programs.sh kernel ours first many nonblocking
 smcr-kernel-programs yes two 200 smc-r-programs.sh ours kernel first slow
-mixed-programs       no two 500 mixed-programs.sh
+mixed-programs       yes two 200 mixed-programs.sh redis iperf3 iperf3-R
+mixed-programs-all   no two 500 mixed-programs.sh
 smcr-programs-all    no  two 500 smc-r-programs.sh ours ours
 smcr-client-trouble no two 500 smc-r.sh kernel ours client-device-removed server-device-removed client-interface-down server-interface-down
 smcr-server-trouble no two 500 smc-r.sh ours kernel client-device-removed server-device-removed client-interface-down server-interface-down
