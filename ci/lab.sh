@@ -17,8 +17,10 @@ smcr-client  yes  two  200  smc-r.sh kernel ours decline first one-byte stream h
 smcr-server  yes  two  200  smc-r.sh ours kernel decline first echo half abort sequential
 smcr-both    yes  two  200  smc-r.sh ours ours first stream abort client-killed many
 smcr-programs        yes two 300 smc-r-programs.sh ours ours first slow self fork redis nginx rude-server-silent rude-client-garbage
-smcr-programs-kernel yes two 200 smc-r-programs.sh kernel ours first many nonblocking
+smcr-programs-kernel yes two 200 smc-r-programs.sh kernel ours first many nonblocking peek
 smcr-kernel-programs yes two 200 smc-r-programs.sh ours kernel first slow
+mixed-programs       yes two 200 mixed-programs.sh redis iperf3 iperf3-R
+mixed-programs-all   no two 800 mixed-programs.sh
 smcr-programs-all    no  two 500 smc-r-programs.sh ours ours
 smcr-client-trouble no two 500 smc-r.sh kernel ours client-device-removed server-device-removed client-interface-down server-interface-down
 smcr-server-trouble no two 500 smc-r.sh ours kernel client-device-removed server-device-removed client-interface-down server-interface-down

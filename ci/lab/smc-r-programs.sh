@@ -126,6 +126,18 @@ if [[ $client == ours ]] && wanted nonblocking; then
         said nonblocking CLNT 1
     fi
 fi
+# MSG_PEEK with MSG_WAITALL.
+if [[ $client == ours ]] && wanted peek; then
+    if [[ $LAB_ROLE == a ]]; then
+        end "$server"
+        timeout 100 "${program[@]}" "$LAB_BIN/echo-peer" server "$family" "$at" 1 "$LAB_SHARED/signal.peek.a" || fail "peek, server"
+    else
+        await peek
+        end ours
+        timeout 100 "${program[@]}" python3 "$peers" peek 10.9.0.1 7000 || fail "peek"
+        said peek CLNT 1
+    fi
+fi
 [[ $server == ours && $client == ours ]] || exit 0
 
 if wanted fork; then

@@ -259,13 +259,19 @@ details! {
     NoKernelSmc = 48, NoSmcDev,
         "SMC_BACKEND is kernel, and the kernel has no AF_SMC, or does not give it to this program",
         "load the kernel's module smc, or do without SMC_BACKEND";
+    NoRdmaDevice = 49, NoSmcDev,
+        "the peer is on another host, or in another network namespace, and this host has no RDMA device",
+        "for another host: an RDMA device on both hosts (docs/smc-r.md)";
     // Nobody to talk to.
     NoRendezvous = 40, PeerNoSmc,
         "the peer has not come to the rendezvous: it made too few calls for that, or runs without smc, or under SMC_DISABLE, or in another network namespace",
         "nothing, if the connection soon ended; else start both programs with smc_run, in one network namespace";
     PeerRemote = 41, PeerNoSmc,
         "the peer is on another host, or in another network namespace",
-        "for another host: an RDMA device, libsmc_rdma.so and smcctl tcp-option on both hosts (docs/smc-r.md)";
+        "for another host: this software on it too, with libsmc_rdma.so, or its kernel's AF_SMC; IPv4 only (docs/smc-r.md)";
+    NoTcpOption = 43, PeerNoSmc,
+        "the peer is on another host, or in another network namespace, and the TCP option of SMC is not there to ask with",
+        "for another host: smcctl tcp-option on, as root, on both hosts (docs/tcp-option.md)";
     // Limits.
     Memory = 60, Mem,
         "out of memory for the shared buffers",

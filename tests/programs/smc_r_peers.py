@@ -3,6 +3,7 @@
 smc_r_peers.py slow-server ADDRESS PORT SECONDS READY    accepts one connection so late, and echoes
 smc_r_peers.py fork-server ADDRESS PORT READY            two connections: one for a child to use, one to use on both sides of a fork
 smc_r_peers.py client ADDRESS PORT                       connects without waiting, exchanges a few bytes, prints what happened
+smc_r_peers.py peek ADDRESS PORT                         peeks at what an echo server sends back, and waits for all of it
 smc_r_peers.py self ADDRESS PORT                         connects to itself, in one thread
 smc_r_peers.py rude-server ADDRESS PORT HOW READY        promises SMC, and then HOW: silent, garbage, or partial (each for one connection)
 smc_r_peers.py rude-client ADDRESS PORT HOW              the same, of a client
@@ -12,7 +13,9 @@ import errno
 import os
 import select
 import socket
+import struct
 import sys
+import threading
 import time
 
 LEVEL, WANTED, PEER = 0x534D4352, 1, 2
@@ -120,6 +123,47 @@ def client(address, port):
         print(f"ended after {time.monotonic() - started:.1f} s: {errno.errorcode.get(e.errno, e)}")
 
 
+def peek(address, port):
+    """With blocking calls: a time limit would make them calls that do not wait."""
+    flags = socket.MSG_PEEK | socket.MSG_WAITALL
+    sock = socket.create_connection((address, int(port)))
+    data = os.urandom(4000000)
+    sock.sendall(data[:10])
+    assert sock.recv(100, socket.MSG_PEEK)
+    assert sock.recv(10, flags) == data[:10]
+    # More than there is.
+    sender = threading.Thread(target=sock.sendall, args=(data[10:10010],))
+    sender.start()
+    assert sock.recv(10010, flags) == data[:10010]
+    sender.join()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 300000))
+    assert sock.recv(20000, flags) == data[:10010], "a peek whose time is over"
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+    assert sock.recv(20000, flags | socket.MSG_DONTWAIT) == data[:10010]
+    # More than the ring holds.
+    sender = threading.Thread(target=sock.sendall, args=(data[10010:],))
+    sender.start()
+    seen = sock.recv(len(data), flags)
+    assert len(data) > len(seen) >= 16384 and data.startswith(seen), f"{len(seen)} bytes in the ring"
+    got = b""
+    while len(got) < len(data):
+        got += sock.recv(len(data) - len(got), socket.MSG_WAITALL)
+    assert got == data
+    sender.join()
+    try:
+        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_TRUNC)
+        raise AssertionError("there is nothing to peek at")
+    except BlockingIOError:
+        pass
+    # The end of the stream ends it.
+    sock.sendall(b"the end")
+    sock.shutdown(socket.SHUT_WR)
+    assert sock.recv(100, flags) == b"the end"
+    assert read_all(sock) == b"the end"
+    assert sock.recv(100, flags) == b""
+    print(f"peeked at {len(seen)} bytes")
+
+
 def connect_to_itself(address, port):
     sock = listener(address, port)
     a = socket.create_connection((address, int(port)), timeout=20)
@@ -168,6 +212,7 @@ COMMANDS = {
     "slow-server": slow_server,
     "fork-server": fork_server,
     "client": client,
+    "peek": peek,
     "self": connect_to_itself,
     "rude-server": rude_server,
     "rude-client": rude_client,

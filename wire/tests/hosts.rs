@@ -115,6 +115,31 @@ fn the_other_side_of_a_dead_host_learns_of_it_in_32_seconds() {
 }
 
 #[test]
+fn a_suspicion_ends_the_group_of_a_dead_peer_in_2_seconds_and_no_other() {
+    for suspects in [0, 1] {
+        let mut world = two_connections();
+        world.suspect(suspects, 0);
+        world.settle();
+        // The answer has come: it is 30 s to the next TEST LINK, of either side.
+        assert!(world.wait());
+        assert_eq!((world.now, world.groups(0), world.groups(1)), (Time::from_secs(30), 1, 1));
+        world.settle();
+        // Of these no answer comes.
+        world.kill(1 - suspects);
+        world.suspect(suspects, 0);
+        world.settle();
+        while world.ended[suspects].is_empty() {
+            assert!(world.wait());
+            world.settle();
+        }
+        assert_eq!(
+            (world.now, &world.ended[suspects][..]),
+            (Time::from_secs(32), &[group::Ended::PeerSilent][..])
+        );
+    }
+}
+
+#[test]
 fn either_side_can_decline_and_the_other_knows_why() {
     for refusing in [0, 1] {
         let mut world = World::new(2);

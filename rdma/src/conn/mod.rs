@@ -183,7 +183,8 @@ impl Conn {
         Some(self.bells.room.raw())
     }
 
-    /// Copies what is there behind the next `skip` bytes and leaves it there. EAGAIN: nothing is.
+    /// Copies what is there behind the next `skip` bytes and leaves it there. EAGAIN: nothing is; ENOBUFS: nor can there be before
+    /// something is received.
     pub fn peek(self: &Arc<Self>, into: &mut [u8], skip: usize) -> Result<usize> {
         self.with(Errno(libc::ENOTCONN), |stream, at| stream.peek(at, into, skip))
     }

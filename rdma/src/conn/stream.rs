@@ -136,7 +136,8 @@ impl Stream {
             copied += length;
         }
         if copied == 0 && more && !into.is_empty() {
-            return Err(Errno(libc::EAGAIN));
+            let full = u64::from(self.wire.unread()) >= self.capacity;
+            return Err(Errno(if full { libc::ENOBUFS } else { libc::EAGAIN }));
         }
         Ok(copied)
     }

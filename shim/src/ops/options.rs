@@ -175,7 +175,7 @@ extern "C" fn is_connected_here(conn: &'static Conn, fd: c_int) -> bool {
         (Ok(local), Ok(peer)) => {
             let remote = diag::tcp_owner(&peer, &local).err() == Some(Errno(libc::ENOENT));
             if remote {
-                conn.pin(Detail::PeerRemote.into());
+                conn.pin(smc_core::remote::why_not(fd, &peer).into());
             }
             !remote
         }

@@ -18,7 +18,7 @@
 use core::sync::atomic::Ordering;
 
 use super::io::{Dry, Source};
-use super::rx::RxOp;
+use super::rx::{RxOp, BUSY_CHECK_NS};
 use super::tx::TxOp;
 use super::wait::{May, Patience, Sleep, Step};
 use super::{Conn, ATTACHED, DECIDING, FOREIGN, LOST, NATIVE, OFFERED, REMOTE};
@@ -290,10 +290,15 @@ impl Conn {
             }
             let remaining_ns = match op.patience.ask(fd, op.flags, libc::SO_RCVTIMEO) {
                 May::Wait { remaining_ns } => remaining_ns,
-                May::NotAtAll if op.done > 0 => return Step::Done(op.done),
+                May::NotAtAll if op.seen() > 0 => return Step::Done(op.seen()),
                 May::NotAtAll => return Step::Fail(Errno(libc::EAGAIN)),
                 May::Fail(e) => return Step::Fail(e),
             };
+            if op.flags & libc::MSG_PEEK != 0 && op.done > 0 {
+                // Waits for all. Nothing tells that there are more bytes than were seen already.
+                op.peek_again();
+                return Step::Sleep(Sleep::new((-1, 0), (Bell::Data, -1), remaining_ns, Some(BUSY_CHECK_NS)));
+            }
             if self.want_far(libc::POLLIN) == 0 {
                 self.rx_wait_begins();
                 return Step::Sleep(Sleep::new((-1, 0), self.wakes_me(Bell::Data), remaining_ns, None));
@@ -309,6 +314,7 @@ impl Conn {
         }
         self.check_far(generation)?;
         let peeks = op.flags & libc::MSG_PEEK != 0;
+        let peeks_all = peeks && op.flags & libc::MSG_WAITALL != 0;
         loop {
             let Some((into, length)) = op.buffers.piece(usize::MAX) else { return Ok(()) };
             let into = if op.flags & libc::MSG_TRUNC != 0 { core::ptr::null_mut() } else { into };
@@ -316,7 +322,12 @@ impl Conn {
             let got = self.far(-(libc::EAGAIN as isize), |table, number| unsafe {
                 match peeks {
                     true if into.is_null() => {
-                        let mut counts = abi::Counts::default();
+                        let (mut byte, mut counts) = (0, abi::Counts::default());
+                        // An end or an error, or nothing: it says which.
+                        let found = (table.peek)(number, &mut byte, 1, op.done);
+                        if found <= 0 {
+                            return found;
+                        }
                         (table.counts)(number, &mut counts);
                         (counts.unread as usize).saturating_sub(op.done).min(length) as isize
                     }
@@ -325,8 +336,9 @@ impl Conn {
                 }
             });
             let n = match result(got) {
-                // What was peeked at does not come again.
-                Err(Errno(libc::EAGAIN)) if peeks && op.done > 0 => return Ok(()),
+                // No more can come before some of it is read.
+                Err(Errno(libc::ENOBUFS)) if peeks => return Ok(()),
+                Err(Errno(libc::EAGAIN)) if peeks && op.done > 0 && !peeks_all => return Ok(()),
                 Err(Errno(libc::EAGAIN)) if self.fin_seen() => return Ok(()),
                 other => other?,
             };

@@ -48,10 +48,20 @@ impl RxOp {
             patience: Patience::default(),
         }
     }
+
+    /// A peek that waits for more than it has found begins anew: another reader may take bytes meanwhile.
+    pub(super) fn peek_again(&mut self) {
+        (self.peeked, self.done, self.buffers) = (self.done, 0, self.whole);
+    }
+
+    /// Bytes delivered, or found by the last peek.
+    pub(super) fn seen(&self) -> usize {
+        self.done.max(self.peeked)
+    }
 }
 
 /// How often a reader that must let another finish looks again.
-const BUSY_CHECK_NS: u64 = 1_000_000;
+pub(super) const BUSY_CHECK_NS: u64 = 1_000_000;
 
 /// What one attempt under the lock found.
 enum Found {
@@ -125,7 +135,7 @@ impl Conn {
                     if unasked {
                         continue;
                     }
-                    op.done = op.done.max(op.peeked);
+                    op.done = op.seen();
                     return if op.done > 0 { Step::Done(op.done) } else { Step::Fail(Errno(libc::EAGAIN)) };
                 }
                 May::Fail(e) => return Step::Fail(e),
@@ -225,7 +235,7 @@ impl Conn {
                     self.peek_on(rx, fd, op);
                     if peeks_all && !fin_seen && op.buffers.remaining() > 0 {
                         // Nothing tells that there are more bytes than were seen already.
-                        (op.peeked, op.done, op.buffers) = (op.done, 0, op.whole);
+                        op.peek_again();
                         break Found::Busy;
                     }
                     break Found::Complete;

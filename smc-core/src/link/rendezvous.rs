@@ -34,7 +34,7 @@ use crate::sys::diag;
 use crate::sys::fd::{self, OwnFd};
 use crate::sys::sock::{self, Endpoint, MAX_FDS};
 use crate::sys::{self, Errno};
-use crate::{config, policy};
+use crate::{config, policy, remote};
 
 /// Where one connection stands.
 #[derive(Default)]
@@ -182,7 +182,7 @@ fn begin(conn: &Conn, fd: i32, cold: &mut Cold, refusal: Option<Why>) -> Step {
     }
     match diag::tcp_owner(&peer, &local) {
         Ok(_) => {}
-        Err(Errno(libc::ENOENT)) => return never(Detail::PeerRemote),
+        Err(Errno(libc::ENOENT)) => return never(remote::why_not(fd, &peer)),
         Err(_) => return never(Detail::PeerUidUnverified),
     }
     if !fd::may_open(8) {

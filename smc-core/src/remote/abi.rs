@@ -126,7 +126,8 @@ pub struct Table {
     pub outcome: unsafe extern "C" fn(number: u64, outcome: *mut Outcome) -> i32,
     /// Takes bytes; 0 at the end of the stream. `into` null: they are dropped.
     pub receive: unsafe extern "C" fn(number: u64, into: *mut u8, length: usize) -> isize,
-    /// Copies bytes behind the first `skip` and leaves them there.
+    /// Copies bytes behind the first `skip` and leaves them there. EAGAIN: there are none yet; ENOBUFS: nor will there be before some are
+    /// received, for the ring is full.
     pub peek: unsafe extern "C" fn(number: u64, into: *mut u8, length: usize, skip: usize) -> isize,
     /// Takes as many bytes as there is room for.
     pub send: unsafe extern "C" fn(number: u64, from: *const u8, length: usize) -> isize,

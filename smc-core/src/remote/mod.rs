@@ -3,7 +3,10 @@
 
 pub mod abi;
 
+use crate::capability;
 use crate::config;
+use crate::reason::Detail;
+use crate::sys::sock::Endpoint;
 use crate::sys::{self, fd, sock, Errno};
 use abi::{Host, Table};
 use core::cell::Cell;
@@ -107,6 +110,20 @@ fn has_entries(folder: &core::ffi::CStr) -> bool {
         fd::close(opened as i32);
         // `.` and `..` take 24 bytes each.
         read.is_ok_and(|length| length > 48)
+    }
+}
+
+/// Why `fd`, a connection to a peer that is not on this host (or in another network namespace), is not on SMC-R.
+pub fn why_not(fd: i32, peer: &Endpoint) -> Detail {
+    if peer.v4().is_none() {
+        return Detail::PeerRemote;
+    }
+    if !has_device() {
+        return Detail::NoRdmaDevice;
+    }
+    match capability::wanted(fd) {
+        Err(Errno(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => Detail::NoTcpOption,
+        _ => Detail::PeerRemote,
     }
 }
 

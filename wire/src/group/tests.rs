@@ -209,6 +209,59 @@ fn a_silent_peer_is_tested_after_30_s_and_given_up_2_s_later() {
 }
 
 #[test]
+fn a_suspected_peer_is_tested_at_once_and_given_up_2_s_later_however_often_it_is_suspected() {
+    let test = Action::Send(request(Body::TestLink([0; 16])));
+    let mut group = group(Role::Client);
+    group.add("a connection");
+    group.test(START + 5 * SECOND);
+    assert_eq!(actions(&mut group), std::slice::from_ref(&test));
+    assert_eq!(group.deadline(), Some(START + 7 * SECOND));
+    // One is under way, and its time runs.
+    group.test(START + 6 * SECOND);
+    assert_eq!((actions(&mut group), group.deadline()), (vec![], Some(START + 7 * SECOND)));
+    // Anything that comes is a sign of life, and the next suspicion begins anew.
+    assert_eq!(
+        upon(&mut group, START + 6 * SECOND, &request(Body::TestLink([1; 16]))),
+        [Action::Send(response(Body::TestLink([1; 16])))]
+    );
+    assert_eq!(group.deadline(), Some(START + 36 * SECOND));
+    group.timeout(START + 7 * SECOND);
+    assert_eq!(actions(&mut group), []);
+    group.test(START + 8 * SECOND);
+    assert_eq!(actions(&mut group), [test]);
+    group.timeout(START + 9 * SECOND);
+    assert_eq!((actions(&mut group), group.has_ended()), (vec![], false));
+    group.timeout(START + 10 * SECOND);
+    assert_eq!(actions(&mut group), [Action::Ended(Ended::PeerSilent)]);
+}
+
+#[test]
+fn a_group_that_ends_is_not_tested() {
+    // Waiting for the response to DELETE LINK.
+    let mut server = group(Role::Server);
+    let wish = delete_link(false, true, 1, DeleteReason::OPERATOR);
+    upon(&mut server, START, &request(wish));
+    server.test(START + SECOND);
+    assert_eq!((actions(&mut server), server.deadline()), (vec![], Some(START + 2 * SECOND)));
+    server.timeout(START + 2 * SECOND);
+    assert_eq!(actions(&mut server), [Action::Ended(Ended::ByPeer(DeleteReason::OPERATOR))]);
+    server.test(START + 3 * SECOND);
+    assert_eq!((actions(&mut server), server.deadline()), (vec![], None));
+}
+
+#[test]
+fn a_link_that_fails_while_it_is_tested_ends_the_group_once() {
+    let mut group = group(Role::Client);
+    group.add("a connection");
+    group.test(START);
+    group.link_failed();
+    let wanted = [Action::Send(request(Body::TestLink([0; 16]))), Action::Ended(Ended::LinkFailed)];
+    assert_eq!(actions(&mut group), wanted);
+    group.timeout(START + 2 * SECOND);
+    assert_eq!(actions(&mut group), []);
+}
+
+#[test]
 fn a_group_without_connections_ends_after_ten_minutes_the_servers_first() {
     for (role, seconds) in [(Role::Server, 600), (Role::Client, 610)] {
         let mut group = group(role);

@@ -186,6 +186,15 @@ impl World {
         self.tcp[connection][1 - host].extend(bytes);
     }
 
+    /// Something makes `host` doubt that its peer is there.
+    pub fn suspect(&mut self, host: usize, link: usize) {
+        let now = self.now;
+        if let Some(group) = self.hosts[host].groups.get_mut(&link) {
+            group.test(now);
+            self.act_group(host, link);
+        }
+    }
+
     /// A SEND that is no part of any conversation comes over a link to `host`.
     pub fn inject_send(&mut self, host: usize, link: usize, bytes: &[u8]) {
         self.links[link][1 - host].push_back(Op::Send(bytes.to_vec()));

@@ -6,6 +6,7 @@ use smc_tests::net::Family;
 use smc_tests::pair::{Arrangement, End, Order, Pair};
 use smc_tests::sys;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
@@ -192,13 +193,22 @@ cases! {
         busy(Pair::accepted(listener, Family::V4, port))
     };
     NoRendezvous, Far::Whatever, BOTH, &[], |a| busy(far_without("LD_PRELOAD", a));
-    PeerRemote, Far::Whatever, BOTH, LATER, |a| before_moving(a, |_| {
-        // SAFETY: plain flags. The connection stays where it was made.
-        let left = unsafe { libc::unshare(libc::CLONE_NEWNET) == 0 || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) == 0 };
-        if !left {
-            not_here("no network namespaces of one's own");
+    NoRdmaDevice, Far::Whatever, BOTH, LATER, |a| {
+        if has_rdma_device() {
+            not_here("this host has an RDMA device");
         }
-    });
+        busy_elsewhere(Pair::fresh(a))
+    };
+    NoTcpOption, Far::Whatever, BOTH, LATER, |a| {
+        show_rdma_device();
+        let pair = Pair::fresh(a);
+        if smc_core::capability::wanted(pair.near.fd).is_ok() {
+            not_here("this host has the TCP option");
+        }
+        busy_elsewhere(pair)
+    };
+    // As with both: no SMC-R over IPv6.
+    PeerRemote, Far::Whatever, BOTH, LATER, |a| busy_elsewhere(Pair::over(a, Family::V6));
     Memory, Far::Refused, CONNECTING, LATER, |a| before_moving(a, |_| limit(libc::RLIMIT_FSIZE, 256 << 10));
     FdLimit, Far::Whatever, BOTH, LATER, |a| before_moving(a, |_| limit(libc::RLIMIT_NOFILE, 30));
     ConnLimit, Far::Refused, BOTH, &[("SMC_UPGRADE_AFTER", "0"), ("SMC_MAX_CONNS", "1")], |a| {
@@ -287,6 +297,39 @@ fn before_moving(arrangement: Arrangement, act: fn(&mut Pair)) -> Pair {
     pair.exchange_pieces(10, 1);
     act(&mut pair);
     busy(pair)
+}
+
+/// Gets busy in a network namespace where the peer is not; the connection stays where it was made.
+fn busy_elsewhere(mut pair: Pair) -> Pair {
+    pair.exchange_pieces(10, 1);
+    let home = std::fs::File::open("/proc/self/ns/net").expect("the network namespace");
+    // SAFETY: plain flags.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        not_here("no network namespaces of one's own");
+    }
+    let pair = busy(pair);
+    // SAFETY: plain flags. smcss finds it at home.
+    assert_eq!(unsafe { libc::setns(home.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+    pair
+}
+
+fn has_rdma_device() -> bool {
+    std::fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some())
+}
+
+/// This process sees a device that there is not.
+fn show_rdma_device() {
+    let (class, tmpfs) = (c"/sys/class".as_ptr(), c"tmpfs".as_ptr());
+    let (root, private) = (c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
+    // SAFETY: names that end with a NUL, and no data.
+    let mounted = unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(tmpfs, root, core::ptr::null(), private, core::ptr::null()) == 0
+            && libc::mount(tmpfs, class, tmpfs, 0, core::ptr::null()) == 0
+    };
+    if !mounted || std::fs::create_dir_all("/sys/class/infiniband/none0").is_err() {
+        not_here("no mounts of one's own");
+    }
 }
 
 /// A pair whose far end is started without a variable that this end has read.
@@ -397,7 +440,10 @@ pub fn near(name: &str, role: &str) -> ExitCode {
     let runs = |c: &&Case| c.name() == name && c.arrangements.iter().any(|a| a.name() == role);
     let case = CASES.iter().find(runs).expect("a case");
     let pair = (case.act)(arrangement);
-    let address = |result: Result<sys::Address, i32>| format!("127.0.0.1:{}", result.expect("a name").port());
+    let address = |result: Result<sys::Address, i32>| {
+        let name = result.expect("a name");
+        format!("{}:{}", if name.is_ipv4() { "127.0.0.1" } else { "[::1]" }, name.port())
+    };
     println!("{} {}", address(sys::getsockname(pair.near.fd)), address(sys::getpeername(pair.near.fd)));
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     pair.close();

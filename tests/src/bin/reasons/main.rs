@@ -205,10 +205,12 @@ impl Scene {
     /// A line of `smcss -a` has the addresses and both codes.
     fn is_in_table(&self, socket: &Value) -> Result<(), String> {
         let table = self.smcss(&["-a", "--wide"])?;
-        let (local, peer) = (socket["local"].as_str().unwrap_or("?"), socket["peer"].as_str().unwrap_or("?"));
+        // There as smc-tools write it.
+        let address = |end: &str| socket[end].as_str().unwrap_or("?").replace(['[', ']'], "");
+        let (local, peer) = (address("local"), address("peer"));
         let mode = Expected::mode(socket);
         let is_it =
-            |line: &str| line.contains(local) && line.contains(peer) && line.ends_with(&format!(" {mode}"));
+            |line: &str| line.contains(&local) && line.contains(&peer) && line.ends_with(&format!(" {mode}"));
         match table.lines().any(is_it) {
             true => Ok(()),
             false => Err(format!("smcss -a has no {local} {peer} {mode}:\n{table}")),
