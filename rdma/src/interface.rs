@@ -30,6 +30,7 @@ static TABLE: Table = Table {
     room,
     ready,
     want,
+    attend,
     counts,
     error,
     shutdown_write,
@@ -338,6 +339,10 @@ extern "C" fn ready(number: u64) -> i32 {
 
 extern "C" fn want(number: u64, events: i32) -> i32 {
     with(number, |connection| Ok(connection.0.want(events as i16) as u16 as usize)) as i32
+}
+
+extern "C" fn attend(number: u64) -> i32 {
+    with(number, |connection| Ok(connection.0.attend() as u16 as usize)) as i32
 }
 
 unsafe extern "C" fn counts(number: u64, counts: *mut Counts) -> i32 {

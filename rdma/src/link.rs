@@ -5,7 +5,9 @@
 //! receives (48 in Linux) suffice. Slots are given to connections in turn; LLC messages go first, and some slots are for them
 //! alone, since a peer waits for them two seconds only.
 //!
-//! Locks: a connection's before a link's, never the other way round.
+//! Locks: a connection's before a link's, never the other way round. What has completed is taken under another lock: see [`intake`].
+
+mod intake;
 
 use crate::conn::Conn;
 use crate::engine::inbox::{Command, Inbox};
@@ -14,11 +16,14 @@ use crate::verbs::{
     Access, CompletionQueue, Memory, MemoryRegion, Piece, ProtectionDomain, QueuePair, RemoteEnd, Write,
 };
 use parking_lot::Mutex;
-use smc_core::sys::{self, Errno, Result};
+use smc_core::sys::{self, Result};
 use smc_wire::clc::LinkEnd;
 use smc_wire::{cdc, Gid, PeerId, U24};
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+use intake::Intake;
+pub use intake::LOOK_AGAIN;
 
 /// Messages under way.
 const SLOTS: usize = 24;
@@ -31,7 +36,7 @@ const SEND_REQUESTS: u32 = 3 * SLOTS as u32;
 /// Receives that are posted: a peer that finds none waits, on soft-RoCE for milliseconds.
 const RECEIVES: usize = 256;
 /// Bytes for a received message: ADD LINK with as many rkeys as a link group can have (72 + 16 * 255), rounded up.
-pub const RECEIVE: usize = 4352;
+const RECEIVE: usize = 4352;
 
 /// Set in the number of a receive; else it is a slot.
 const IS_RECEIVE: u64 = 1 << 32;
@@ -51,6 +56,7 @@ pub struct Link {
     psn: U24,
     inbox: Arc<Inbox>,
     state: Mutex<Sending>,
+    intake: Intake,
 }
 
 struct Sending {
@@ -77,16 +83,6 @@ enum Slot {
 /// A slot that was taken for a connection.
 #[must_use]
 pub struct Reserved(usize);
-
-/// What a completion was of.
-pub enum Done {
-    /// A message has come, of that length, in this receive; it is to be given back with [`Link::repost`].
-    Received { index: usize, length: usize },
-    /// A message of a connection has gone, with the bytes of its stream up to there.
-    Sent { conn: Arc<Conn>, sent: u64 },
-    /// An LLC message has gone.
-    Llc,
-}
 
 impl Link {
     /// A link on a port; its queue pair can be named to a peer, and nothing else.
@@ -117,6 +113,7 @@ impl Link {
                 llc: VecDeque::new(),
                 waiting: VecDeque::new(),
             }),
+            intake: Intake::default(),
         }))
     }
 
@@ -158,56 +155,19 @@ impl Link {
     }
 
     /// Gives a receive back.
-    pub fn repost(&self, index: usize) -> Result<()> {
+    fn repost(&self, index: usize) -> Result<()> {
         let into = Piece { region: &self.receives, offset: index * RECEIVE, length: RECEIVE };
         self.pair.receive(IS_RECEIVE | index as u64, into)
     }
 
-    /// The message in a receive.
-    pub fn message(&self, index: usize, into: &mut [u8]) {
-        self.receives.read(index * RECEIVE, into);
-    }
-
-    /// Takes what has completed. An error: the link does not work any more.
-    pub fn completions(&self, done: &mut Vec<Done>) -> Result<()> {
-        self.queue.rearm()?;
-        let mut completions = Vec::new();
-        loop {
-            completions.clear();
-            self.queue.take(&mut completions)?;
-            if completions.is_empty() {
-                return Ok(());
-            }
-            for completion in &completions {
-                let length = match completion.result {
-                    crate::verbs::Completed::Ok(length) => length as usize,
-                    crate::verbs::Completed::Failed(status) => {
-                        log::info!("link {}: a work request failed with status {status}", self.id);
-                        return Err(Errno(libc::EIO));
-                    }
-                };
-                done.push(if completion.id & IS_RECEIVE != 0 {
-                    Done::Received {
-                        index: (completion.id & !IS_RECEIVE) as usize,
-                        length: length.min(RECEIVE),
-                    }
-                } else {
-                    self.completed(completion.id as usize)
-                });
-            }
-        }
-    }
-
-    fn completed(&self, slot: usize) -> Done {
+    /// A message has gone: its slot is free, or taken by the next LLC message.
+    fn free(&self, slot: usize) -> Slot {
         let mut state = self.state.lock();
         let was = std::mem::replace(&mut state.slots[slot], Slot::Free);
         if let Some(message) = state.llc.pop_front() {
             self.post_llc(&mut state, slot, &message);
         }
-        match was {
-            Slot::Cdc { conn, sent } => Done::Sent { conn, sent },
-            Slot::Free | Slot::Reserved | Slot::Llc => Done::Llc,
-        }
+        was
     }
 
     /// Sends an LLC message, at once or when a slot is free.
@@ -265,7 +225,7 @@ impl Link {
     }
 
     /// The next connection in line, if there is a slot for it. It is not in line any more.
-    pub fn next_waiting(&self) -> Option<Arc<Conn>> {
+    fn next_waiting(&self) -> Option<Arc<Conn>> {
         let mut state = self.state.lock();
         state.free(LLC_SLOTS)?;
         state.waiting.pop_front()
@@ -279,6 +239,7 @@ impl Link {
 
     /// Ends it. What is under way is lost.
     pub fn fail(&self) {
+        self.forget_all();
         self.pair.fail();
         let mut state = self.state.lock();
         state.ready = false;

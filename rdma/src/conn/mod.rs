@@ -5,7 +5,7 @@
 //! thread calls it too, when a CDC has come or one has gone. Neither ever waits while it holds the lock.
 //!
 //! A thread that is about to sleep says so ([`Conn::await_data`], [`Conn::await_room`]) and gets a doorbell to sleep on, or is told that
-//! it need not.
+//! it need not. Before that it may watch for what it waits for ([`Conn::attend`]).
 
 mod stream;
 
@@ -130,12 +130,12 @@ impl Conn {
 
     /// Reads what is there, 0 at the end of the stream. EAGAIN: nothing is there yet.
     pub fn receive(self: &Arc<Self>, into: &mut [u8]) -> Result<usize> {
-        self.with(Errno(libc::ENOTCONN), |stream, at| stream.receive(at, into))
+        self.looking(|| self.with(Errno(libc::ENOTCONN), |stream, at| stream.receive(at, into)))
     }
 
     /// Takes as many of the bytes as there is room for, at least one. EAGAIN: there is none.
     pub fn send(self: &Arc<Self>, bytes: &[u8]) -> Result<usize> {
-        self.with(Errno(libc::ENOTCONN), |stream, at| stream.send(at, bytes))
+        self.looking(|| self.with(Errno(libc::ENOTCONN), |stream, at| stream.send(at, bytes)))
     }
 
     /// No more is sent. What has been goes out first.
@@ -161,37 +161,25 @@ impl Conn {
 
     /// The doorbell to sleep on until there is something to read, or an end or an error. `None`: there is already.
     pub fn await_data(self: &Arc<Self>) -> Option<i32> {
-        let mut state = self.state.lock();
-        let stream = state.stream.as_mut()?;
-        if stream.is_readable() {
-            return None;
-        }
-        stream.data_wanted = true;
-        fd::drain(self.bells.data.raw());
-        Some(self.bells.data.raw())
+        (self.ask(libc::POLLIN, Stream::is_readable, |_| false)? & libc::POLLIN == 0)
+            .then(|| self.bells.data.raw())
     }
 
     /// The doorbell to sleep on until there is room for bytes, or sending fails. `None`: it is so already.
     pub fn await_room(self: &Arc<Self>) -> Option<i32> {
-        let mut state = self.state.lock();
-        let stream = state.stream.as_mut()?;
-        if stream.is_writable() {
-            return None;
-        }
-        stream.room_wanted = true;
-        fd::drain(self.bells.room.raw());
-        Some(self.bells.room.raw())
+        (self.ask(libc::POLLOUT, |_| false, Stream::is_writable)? & libc::POLLOUT == 0)
+            .then(|| self.bells.room.raw())
     }
 
     /// Copies what is there behind the next `skip` bytes and leaves it there. EAGAIN: nothing is; ENOBUFS: nor can there be before
     /// something is received.
     pub fn peek(self: &Arc<Self>, into: &mut [u8], skip: usize) -> Result<usize> {
-        self.with(Errno(libc::ENOTCONN), |stream, at| stream.peek(at, into, skip))
+        self.looking(|| self.with(Errno(libc::ENOTCONN), |stream, at| stream.peek(at, into, skip)))
     }
 
     /// Takes up to `length` bytes away unseen; else as [`Conn::receive`].
     pub fn discard(self: &Arc<Self>, length: usize) -> Result<usize> {
-        self.with(Errno(libc::ENOTCONN), |stream, at| stream.discard(at, length))
+        self.looking(|| self.with(Errno(libc::ENOTCONN), |stream, at| stream.discard(at, length)))
     }
 
     /// Bytes that the next send would take.
@@ -201,23 +189,59 @@ impl Conn {
 
     /// What poll(2) would say, of all that it can say.
     pub fn ready(&self) -> i16 {
+        if self.link.is_unarmed() {
+            self.link.attend();
+        }
+        self.ready_now()
+    }
+
+    fn ready_now(&self) -> i16 {
         self.state.lock().stream.as_ref().map_or(0, Stream::ready)
+    }
+
+    /// Takes what has come on the link, for a thread that waits; then as [`Conn::ready`].
+    pub fn attend(&self) -> i16 {
+        self.link.attend();
+        self.ready_now()
     }
 
     /// Asks for the doorbells for those of `events` (POLLIN, POLLOUT) that are not ready; returns those that are.
     pub fn want(&self, events: i16) -> i16 {
+        let is = |stream: &Stream, event| stream.ready() & event != 0;
+        self.ask(events, |stream| is(stream, libc::POLLIN), |stream| is(stream, libc::POLLOUT)).unwrap_or(0)
+    }
+
+    /// Asks for the doorbells for those of `events` that are not so; returns those that are. `None`: before the end of the handshake.
+    fn ask(
+        &self,
+        events: i16,
+        is_readable: impl Fn(&Stream) -> bool,
+        is_writable: impl Fn(&Stream) -> bool,
+    ) -> Option<i16> {
         let mut state = self.state.lock();
-        let Some(stream) = state.stream.as_mut() else { return 0 };
-        let ready = stream.ready();
-        if events & !ready & libc::POLLIN != 0 {
-            stream.data_wanted = true;
-            fd::drain(self.bells.data.raw());
+        let stream = state.stream.as_mut()?;
+        let mut ready = 0;
+        let mut more = 0;
+        if events & libc::POLLIN != 0 {
+            if is_readable(stream) {
+                ready |= libc::POLLIN;
+            } else {
+                more += u32::from(!std::mem::replace(&mut stream.data_wanted, true));
+                fd::drain(self.bells.data.raw());
+            }
         }
-        if events & !ready & libc::POLLOUT != 0 {
-            stream.room_wanted = true;
-            fd::drain(self.bells.room.raw());
+        if events & libc::POLLOUT != 0 {
+            if is_writable(stream) {
+                ready |= libc::POLLOUT;
+            } else {
+                more += u32::from(!std::mem::replace(&mut stream.room_wanted, true));
+                fd::drain(self.bells.room.raw());
+            }
         }
-        events & ready
+        drop(state);
+        // If that is how what is waited for is found, the doorbell rings.
+        self.link.sleeps(more);
+        Some(ready)
     }
 
     /// The error with which the connection has ended, if it has.
@@ -321,12 +345,30 @@ impl Conn {
     pub fn finish(&self) -> Option<(u32, Option<Buffers>)> {
         let mut state = self.state.lock();
         let over = state.closed && state.stream.as_ref().is_some_and(Stream::is_over);
+        if over {
+            let wanted = |stream: &mut Stream| {
+                u32::from(std::mem::take(&mut stream.data_wanted))
+                    + u32::from(std::mem::take(&mut stream.room_wanted))
+            };
+            self.link.wakes(state.stream.as_mut().map_or(0, wanted));
+        }
         over.then(|| (state.token, state.buffers.take()))
     }
 
     /// Its buffers, when its handshake has failed.
     pub fn abandon(&self) -> Option<Buffers> {
         self.state.lock().buffers.take()
+    }
+
+    /// Does something that may find nothing; if nobody is woken by what comes, looks for it and tries again.
+    fn looking<T>(self: &Arc<Self>, mut act: impl FnMut() -> Result<T>) -> Result<T> {
+        match act() {
+            Err(Errno(libc::EAGAIN)) if self.link.is_unarmed() => {
+                self.link.attend();
+                act()
+            }
+            other => other,
+        }
     }
 
     /// Does something with the stream, and then rings the doorbells that are wanted.
@@ -339,16 +381,21 @@ impl Conn {
             return Err(Errno(libc::EOPNOTSUPP));
         }
         let mut state = self.state.lock();
-        let State { stream, buffers, queued, .. } = &mut *state;
+        let State { stream, buffers, queued, closed, .. } = &mut *state;
         let (Some(stream), Some(buffers)) = (stream, buffers) else { return Err(without) };
         let result = act(stream, &mut Place { conn: self, buffers, queued });
         if stream.data_wanted && stream.is_readable() {
             stream.data_wanted = false;
+            self.link.wakes(1);
             fd::ring(self.bells.data.raw());
         }
         if stream.room_wanted && stream.has_much_room() {
             stream.room_wanted = false;
+            self.link.wakes(1);
             fd::ring(self.bells.room.raw());
+        }
+        if *closed && stream.is_over() {
+            self.inbox.send(Command::Over(self.id));
         }
         result
     }

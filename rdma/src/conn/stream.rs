@@ -249,6 +249,10 @@ impl Stream {
     // For the engine.
 
     pub fn received(&mut self, at: &mut Place<'_>, cdc: &Cdc) {
+        if self.wire.close_state().may_receive() == Err(Ended::LinkLost) {
+            // Another thread has been slower than the link's end.
+            return;
+        }
         self.counters.cdc_received += 1;
         match self.wire.receive(cdc) {
             Ok(received) => {

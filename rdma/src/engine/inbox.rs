@@ -21,7 +21,11 @@ pub enum Command {
     Unlisten(Arc<Listener>),
     /// The program has closed this connection.
     Closed(u64),
-    /// A work request on this link was refused.
+    /// Both sides are through with this connection.
+    Over(u64),
+    /// Messages have come on this link that are the engine's to act on.
+    Messages(u64),
+    /// A work request on this link was refused, or has failed.
     LinkFailed(u64),
     /// Close everything, and end at that time at the latest.
     Finish(Time),

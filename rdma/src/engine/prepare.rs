@@ -146,6 +146,7 @@ impl Runner {
         let conn = Conn::new(conn_id, &group.link, &self.inbox, buffers, &handshake.pending.bells);
         let token = group.wire.add(Arc::clone(&conn))?;
         conn.set_token(token);
+        group.link.route(token, &conn);
         handshake.made = Some(Made { conn, new_link: false });
         if known {
             return Some(Ok(handshake.local(peer_id).map(|local| (local, Contact::Later))));
@@ -224,6 +225,7 @@ impl Runner {
             wire.announce(established.local.rmbe.rmb);
             let token = wire.add(Arc::clone(conn));
             debug_assert_eq!(token, Some(FIRST_TOKEN));
+            link.route(FIRST_TOKEN, conn);
             self.groups.insert(link.id, Group::new(Arc::clone(link), wire));
             if let Some((_, used)) = self.links.get_mut(&link.id) {
                 *used = Use::Group;
@@ -244,6 +246,7 @@ impl Runner {
         }
         if let Some(group) = self.groups.get_mut(&id) {
             group.wire.remove(now(), made.conn.token());
+            group.link.forget(made.conn.token());
             if let Some(buffers) = made.conn.abandon() {
                 group.retire(now(), buffers);
             }

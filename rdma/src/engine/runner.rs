@@ -7,7 +7,7 @@ use super::listener::{Listener, Taken, PROMPT};
 use super::pending::{Pending, Side, Start, When};
 use super::{now, Config, Outcome};
 use crate::conn::Conn;
-use crate::link::{Done, Link, RECEIVE};
+use crate::link::{Link, LOOK_AGAIN};
 use crate::port::Port;
 use crate::sys::{self, Epoll, Event};
 use crate::verbs::AsyncEvent;
@@ -79,6 +79,8 @@ pub(super) struct Runner {
     connections: HashMap<u64, Watched>,
     /// Connections whose TCP has ended, and when to look at them.
     suspects: Vec<(Time, u64)>,
+    /// Links whose completions wake nobody, and when to look at them.
+    unarmed: Vec<(Time, u64)>,
     last: u64,
     finishing: Option<Time>,
 }
@@ -104,6 +106,7 @@ impl Runner {
             groups: HashMap::new(),
             connections: HashMap::new(),
             suspects: Vec::new(),
+            unarmed: Vec::new(),
             last: 0,
             finishing: None,
         })
@@ -139,8 +142,9 @@ impl Runner {
         let suspects = self.suspects.iter().map(|(at, _)| *at);
         let offers = self.offers.iter().map(|(at, _)| *at);
         let queued = self.queued.iter().map(|(at, ..)| *at);
-        match handshakes.chain(groups).chain(suspects).chain(offers).chain(queued).chain(self.finishing).min()
-        {
+        let unarmed = self.unarmed.iter().map(|(at, _)| *at);
+        let others = suspects.chain(offers).chain(queued).chain(unarmed).chain(self.finishing);
+        match handshakes.chain(groups).chain(others).min() {
             None => -1,
             // Rounded up: not to wake too early.
             Some(at) => at.saturating_sub(now()).as_micros().div_ceil(1000).min(i32::MAX as u128) as i32,
@@ -156,7 +160,7 @@ impl Runner {
                 }
             }
             HANDSHAKE => self.with_handshake(number, |handshake, _| handshake.read()),
-            LINK => self.link_event(number),
+            LINK => self.take(number, true),
             CONNECTION => {
                 self.suspects.push((now() + SUSPICION, number));
             }
@@ -192,6 +196,8 @@ impl Runner {
                 }
                 self.sweep(id);
             }
+            Command::Over(id) => self.sweep(id),
+            Command::Messages(id) => self.take(id, false),
             Command::LinkFailed(id) => self.link_failed(id),
             Command::Finish(at) => {
                 self.finishing = Some(at);
@@ -259,7 +265,7 @@ impl Runner {
     }
 
     /// A connection may have waited for the program long enough.
-    fn take(&mut self, number: u64, accepts: u64) {
+    fn take_connection(&mut self, number: u64, accepts: u64) {
         let Some(listener) = self.listeners.get(&number).map(Arc::clone) else { return };
         let mut starts = Vec::new();
         listener.take(accepts, |socket| {
@@ -349,32 +355,21 @@ impl Runner {
 
     // Links.
 
-    fn link_event(&mut self, id: u64) {
+    /// Takes what has come on a link; `woken`: by its completion queue.
+    fn take(&mut self, id: u64, woken: bool) {
         let Some(link) = self.links.get(&id).map(|(link, _)| Arc::clone(link)) else { return };
-        let mut done = Vec::new();
-        let result = link.completions(&mut done);
-        for done in done {
-            match done {
-                Done::Received { index, length } => {
-                    let mut bytes = [0; RECEIVE];
-                    link.message(index, &mut bytes[..length]);
-                    if link.repost(index).is_err() {
-                        self.inbox.send(Command::LinkFailed(id));
-                    }
-                    self.message(id, &bytes[..length]);
-                }
-                Done::Sent { conn, sent } => {
-                    conn.sent(sent);
-                    self.sweep(conn.id);
-                }
-                Done::Llc => {}
+        let mut taking = link.take(woken);
+        let look_again = loop {
+            while let Some(message) = taking.next() {
+                self.message(id, &message);
             }
-        }
-        while let Some(conn) = link.next_waiting() {
-            conn.slot_is_free();
-        }
-        if result.is_err() {
-            self.link_failed(id);
+            let look_again = taking.rest();
+            if taking.is_empty() {
+                break look_again;
+            }
+        };
+        if look_again && !self.unarmed.iter().any(|(_, other)| *other == id) {
+            self.unarmed.push((now() + LOOK_AGAIN, id));
         }
     }
 
@@ -463,6 +458,7 @@ impl Runner {
                 group::Action::Ended(why) => {
                     log::info!("link group {id} has ended: {why:?}");
                     group.gone_at = Some(now() + LAST_WORDS);
+                    let group_link = Arc::clone(&group.link);
                     let waiting: Vec<u64> = group.confirming.drain().map(|(_, number)| number).collect();
                     let connections: Vec<_> = group.wire.connections().map(|(_, c)| Arc::clone(c)).collect();
                     for number in waiting {
@@ -470,6 +466,7 @@ impl Runner {
                             runner.rkey_confirmed(handshake, false)
                         });
                     }
+                    group_link.forget_all();
                     for conn in connections {
                         conn.link_lost();
                         self.sweep(conn.id);
@@ -506,6 +503,7 @@ impl Runner {
         let link = conn.link().id;
         if let Some(group) = self.groups.get_mut(&link) {
             group.wire.remove(now(), token);
+            group.link.forget(token);
             if let Some(buffers) = buffers.filter(|_| !group.wire.has_ended()) {
                 group.give_back(now(), buffers);
             }
@@ -536,11 +534,22 @@ impl Runner {
         }
         while let Some(place) = self.queued.iter().position(|(when, ..)| *when <= at) {
             let (_, number, accepts) = self.queued.swap_remove(place);
-            self.take(number, accepts);
+            self.take_connection(number, accepts);
         }
         let handshakes = self.handshakes.iter().filter(|(_, h)| h.deadline().is_some_and(|d| d <= at));
         for number in handshakes.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.with_handshake(number, |handshake, _| handshake.timeout(at));
+        }
+        let unarmed: Vec<u64> =
+            self.unarmed.iter().filter(|(when, _)| *when <= at).map(|(_, id)| *id).collect();
+        self.unarmed.retain(|(when, _)| *when > at);
+        for id in unarmed {
+            self.take(id, false);
+        }
+        for group in self.groups.values_mut() {
+            if let Some(heard) = group.link.heard() {
+                group.wire.heard(heard);
+            }
         }
         let groups = self.groups.iter().filter(|(_, g)| g.wire.deadline().is_some_and(|d| d <= at));
         for id in groups.map(|(id, _)| *id).collect::<Vec<_>>() {

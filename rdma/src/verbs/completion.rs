@@ -74,14 +74,15 @@ impl CompletionQueue {
         unsafe { (*self.channel.as_ptr()).fd }
     }
 
-    fn arm(&self) -> Result<()> {
+    /// Asks for [`CompletionQueue::fd`] to become readable with the next completion. After this all that are there must be taken: one that
+    /// was there already wakes nobody.
+    pub fn arm(&self) -> Result<()> {
         // SAFETY: the queue is valid.
         check(unsafe { ibv_req_notify_cq(self.raw(), 0) })
     }
 
-    /// Takes what made [`CompletionQueue::fd`] readable and arms the queue again. After this all completions must be taken: one that
-    /// was there already wakes nobody.
-    pub fn rearm(&self) -> Result<()> {
+    /// Takes what made [`CompletionQueue::fd`] readable.
+    pub fn acknowledge(&self) -> Result<()> {
         let (mut queue, mut context) = (ptr::null_mut(), ptr::null_mut());
         let mut events = 0;
         // SAFETY: the channel is valid and does not block, and the places are written to.
@@ -92,7 +93,7 @@ impl CompletionQueue {
             // SAFETY: as many as were got; the channel has no other queue.
             unsafe { ibv_ack_cq_events(self.raw(), events) };
         }
-        self.arm()
+        Ok(())
     }
 
     /// Takes some completions, in their order; empty: there are no more.

@@ -52,6 +52,8 @@ pub struct Config {
     pub ueids: Vec<String>,
     /// SMC_RDMA_DEVICE: the RDMA device that SMC-R is to use; empty: any.
     pub rdma_device: String,
+    /// SMC_RDMA_SPIN: how long a wait on SMC-R watches before it sleeps, in microseconds.
+    pub rdma_spin: u32,
     /// SMC_RDMA_LIBRARY: in place of the libsmc_rdma.so beside this library.
     pub rdma_library: Option<CString>,
     /// SMC_TEST_SWITCH: in tests, a direction leaves its medium after this many calls on average; 0 never.
@@ -70,6 +72,7 @@ impl Default for Config {
             report: None,
             ueids: vec![ueid::DEFAULT.to_owned()],
             rdma_device: String::new(),
+            rdma_spin: DEFAULT_RDMA_SPIN,
             rdma_library: None,
             test_switch: 0,
         }
@@ -102,11 +105,16 @@ pub const FILE_SETTINGS: &[&str] = &[
     "SMC_LOG",
     "SMC_REPORT",
     "SMC_RDMA_DEVICE",
+    "SMC_RDMA_SPIN",
 ];
 /// In the environment alone: which code runs is not for a file to say.
 const RDMA_LIBRARY: &str = "SMC_RDMA_LIBRARY";
 /// For tests, in the environment alone.
 const TEST_SWITCH: &str = "SMC_TEST_SWITCH";
+
+/// Microseconds: longer than a message takes there and back where RDMA is worth having, and than waking a thread.
+pub const DEFAULT_RDMA_SPIN: u32 = 20;
+const MAX_RDMA_SPIN: u32 = 1_000_000;
 
 /// Levels of SMC_LOG, those of the `log` crate.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -147,6 +155,15 @@ impl Config {
                 false => self.rdma_device = text.to_owned(),
                 true => return Err("is no name of a device".to_owned()),
             },
+            "SMC_RDMA_SPIN" => {
+                self.rdma_spin =
+                    match text {
+                        "" => DEFAULT_RDMA_SPIN,
+                        _ => text.parse().ok().filter(|us| *us <= MAX_RDMA_SPIN).ok_or_else(|| {
+                            format!("not a number of microseconds from 0 to {MAX_RDMA_SPIN}")
+                        })?,
+                    }
+            }
             RDMA_LIBRARY => {
                 let path = CString::new(text).map_err(|_| "a NUL byte is no part of a path".to_owned())?;
                 self.rdma_library = Some(path).filter(|path| !path.is_empty());

@@ -129,12 +129,27 @@ impl Conn {
 
     /// Watches the ring for `wanted` for as long as it may pay off.
     pub fn spin_for(&self, wanted: i16) -> bool {
+        if !self.is_attached() {
+            return self.watch_far(wanted);
+        }
         if wanted & IN != 0 {
             let generation = self.generation();
             self.rx.spin.wait(self.peer_cpu(), || self.rx_news(generation))
         } else {
             false
         }
+    }
+
+    /// Watches until `done` says true (returned), for as long as that may pay off on this connection.
+    pub(crate) fn watch(&self, mut done: impl FnMut() -> bool) -> bool {
+        if self.is_attached() {
+            return self.rx.spin.wait(self.peer_cpu(), done);
+        }
+        self.is_far()
+            && self.rx.spin.wait_far(Conn::far_limit_ns(), || {
+                self.attend_far();
+                done()
+            })
     }
 
     /// After a sleep on a doorbell, which found it rung (`rung`).

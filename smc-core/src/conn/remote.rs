@@ -27,7 +27,7 @@ use crate::reason::{Detail, Reason, Why};
 use crate::registry::Mode;
 use crate::remote::{self, abi};
 use crate::sys::{sock, Errno};
-use crate::{epoll, lock, sys};
+use crate::{config, epoll, lock, sys};
 
 const IN: i16 = libc::POLLIN | libc::POLLRDNORM;
 const OUT: i16 = libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND;
@@ -299,6 +299,9 @@ impl Conn {
                 op.peek_again();
                 return Step::Sleep(Sleep::new((-1, 0), (Bell::Data, -1), remaining_ns, Some(BUSY_CHECK_NS)));
             }
+            if self.watch_far(IN) {
+                continue;
+            }
             if self.want_far(libc::POLLIN) == 0 {
                 self.rx_wait_begins();
                 return Step::Sleep(Sleep::new((-1, 0), self.wakes_me(Bell::Data), remaining_ns, None));
@@ -406,6 +409,9 @@ impl Conn {
                 }
                 May::Fail(e) => return Step::Fail(e),
             };
+            if self.watch_far(OUT) {
+                continue;
+            }
             if self.want_far(libc::POLLOUT) == 0 {
                 return Step::Sleep(Sleep::new((-1, 0), self.wakes_me(Bell::Space), remaining_ns, None));
             }
@@ -488,6 +494,25 @@ impl Conn {
             // The handshake's end rings both.
             OFFERED | DECIDING => 0,
             _ => events,
+        }
+    }
+
+    pub(super) fn far_limit_ns() -> u64 {
+        u64::from(config::get().rdma_spin) * 1_000
+    }
+
+    /// Watches for `wanted` for as long as it may pay off. True: it is there.
+    pub(crate) fn watch_far(&self, wanted: i16) -> bool {
+        let spin = if wanted & IN != 0 { &self.rx.spin } else { &self.tx.spin };
+        spin.wait_far(Conn::far_limit_ns(), || self.attend_far() & wanted != 0)
+    }
+
+    /// Has the library look for what has come. What is ready then.
+    pub(crate) fn attend_far(&self) -> i16 {
+        match self.phase.load(Ordering::SeqCst) {
+            REMOTE => self.far(0, |table, number| (table.attend)(number)).max(0) as i16,
+            // Whatever it is, it is no use watching for it.
+            _ => IN | OUT,
         }
     }
 

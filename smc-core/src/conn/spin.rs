@@ -102,24 +102,30 @@ impl Spin {
         match peer_cpu {
             None => false,
             Some(cpu) if cpu == sys::cpu() => self.give_way(done),
-            Some(_) => self.watch(done),
+            Some(_) => self.watch(LIMIT_NS, LOOKS, done),
         }
     }
 
-    fn watch(&self, mut done: impl FnMut() -> bool) -> bool {
+    /// Watches for a peer on another host, at most for `limit_ns`; `done` takes longer than to look at memory.
+    pub fn wait_far(&self, limit_ns: u64, done: impl FnMut() -> bool) -> bool {
+        limit_ns > 0 && self.watch(limit_ns, 1, done)
+    }
+
+    /// `looks` between two readings of the clock.
+    fn watch(&self, limit_ns: u64, looks: u32, mut done: impl FnMut() -> bool) -> bool {
         if self.watching.skips() {
             return false;
         }
         let start = sys::now_ns();
         loop {
-            for _ in 0..LOOKS {
+            for _ in 0..looks {
                 if done() {
                     self.watching.paid();
                     return true;
                 }
                 core::hint::spin_loop();
             }
-            if sys::now_ns() - start > LIMIT_NS {
+            if sys::now_ns() - start > limit_ns {
                 self.watching.failed(MAX_BACKOFF);
                 return false;
             }

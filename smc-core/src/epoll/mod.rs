@@ -442,7 +442,7 @@ impl EpollSet {
         };
         let Some(first) = first else { return false };
         // The lock is free between two looks, for those who change registrations meanwhile.
-        first.rx.spin.wait(first.peer_cpu(), || {
+        first.watch(|| {
             let Some((_held, state)) = self.state() else { return true };
             state.hot.iter().any(|i| REGISTRATIONS.get(*i).is_some_and(|r| r.evaluate(false) != 0))
         })

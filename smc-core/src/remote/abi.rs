@@ -9,7 +9,7 @@
 use core::ffi::CStr;
 
 /// Of this interface. Tables of other versions are not understood.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// An [`Entry`].
 pub const SYMBOL: &CStr = c"smc_rdma_entry";
 
@@ -137,6 +137,9 @@ pub struct Table {
     pub ready: extern "C" fn(number: u64) -> i32,
     /// Asks for the eventfds for those of `events` (POLLIN, POLLOUT) that are not ready, and resets those; returns the events that are ready.
     pub want: extern "C" fn(number: u64, events: i32) -> i32,
+    /// For a thread that is about to wait: takes what has come on the connection's link, and tells as [`Table::ready`]. May be repeated for as
+    /// long as watching seems better than sleeping.
+    pub attend: extern "C" fn(number: u64) -> i32,
     pub counts: unsafe extern "C" fn(number: u64, counts: *mut Counts) -> i32,
     /// The errno with which the connection has ended, 0 if it has not.
     pub error: extern "C" fn(number: u64) -> i32,

@@ -246,6 +246,14 @@ impl<C> LinkGroup<C> {
         self.actions.pop_front()
     }
 
+    /// At `at` a CDC came for a connection that it was given without [`LinkGroup::receive`]: the peer is there.
+    pub fn heard(&mut self, at: Time) {
+        if self.received < at && self.state != State::Ended {
+            self.received = at;
+            self.testing = None;
+        }
+    }
+
     /// A SEND has come; `bytes` is as many as the completion says.
     pub fn receive(&mut self, now: Time, bytes: &[u8]) -> Incoming {
         if self.state == State::Ended {

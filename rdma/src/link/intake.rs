@@ -1,0 +1,248 @@
+//! Taking what has completed on a link.
+//!
+//! Any thread may: one of the program that waits for bytes takes them itself ([`Link::attend`]), so that the engine's thread need not be
+//! woken first. What is not a CDC message of a known connection is left to the engine's thread ([`Link::take`]), and so is everything that
+//! comes after it until that has been done, so that messages are acted on in their order.
+//!
+//! The completion queue is *armed* when the next completion wakes the engine's thread. It is left unarmed for a while if a thread of the
+//! program attends to the link and nobody sleeps: each exchange would wake the engine's thread in vain. Always: whoever says that it sleeps
+//! ([`Link::sleeps`]) finds it armed, or what has come is acted on; and the engine's thread looks at an unarmed link every
+//! [`LOOK_AGAIN`].
+//!
+//! Locks: that of the intake before a connection's.
+
+use super::{Link, Slot, IS_RECEIVE, RECEIVE};
+use crate::conn::Conn;
+use crate::engine::inbox::Command;
+use crate::verbs::{Completed, Completion};
+use parking_lot::{Mutex, MutexGuard};
+use smc_core::sys::{self, Result};
+use smc_wire::cdc::{self, Cdc};
+use smc_wire::Time;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// How often the engine's thread looks at a link that is not armed.
+pub const LOOK_AGAIN: Time = Time::from_millis(1);
+
+/// Of a link: what is taken from it, and by whom.
+pub(super) struct Intake {
+    inner: Mutex<Inner>,
+    /// Connections by this side's tokens.
+    routes: Mutex<HashMap<u32, Arc<Conn>>>,
+    /// Changed under the lock of `inner`.
+    armed: AtomicBool,
+    /// How often a thread of the program has attended.
+    attended: AtomicU32,
+    /// Doorbells that somebody may be asleep on.
+    sleepers: AtomicU32,
+    /// When the last CDC came that the engine's thread has not seen, in nanoseconds.
+    heard: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// For the engine's thread, in their order.
+    left: VecDeque<Vec<u8>>,
+    failed: bool,
+    /// [`Intake::attended`] when the engine's thread last looked.
+    seen: u32,
+}
+
+impl Default for Intake {
+    fn default() -> Intake {
+        Intake {
+            inner: Mutex::default(),
+            routes: Mutex::default(),
+            // As queues are made.
+            armed: AtomicBool::new(true),
+            attended: AtomicU32::new(0),
+            sleepers: AtomicU32::new(0),
+            heard: AtomicU64::new(0),
+        }
+    }
+}
+
+/// The engine's thread has the intake: nobody else takes anything meanwhile.
+pub struct Taking<'a> {
+    link: &'a Link,
+    inner: MutexGuard<'a, Inner>,
+}
+
+impl Link {
+    /// CDC messages with this token are for that connection, until [`Link::forget`].
+    pub fn route(&self, token: u32, conn: &Arc<Conn>) {
+        self.intake.routes.lock().insert(token, Arc::clone(conn));
+    }
+
+    /// The opposite of [`Link::route`].
+    pub fn forget(&self, token: u32) {
+        let gone = self.intake.routes.lock().remove(&token);
+        drop(gone);
+    }
+
+    /// [`Link::forget`] for all.
+    pub fn forget_all(&self) {
+        let gone = std::mem::take(&mut *self.intake.routes.lock());
+        drop(gone);
+    }
+
+    /// For a thread of the program: acts on what has completed, unless another thread is about it.
+    pub fn attend(&self) {
+        self.intake.attended.fetch_add(1, Ordering::Relaxed);
+        if let Some(mut inner) = self.intake.inner.try_lock() {
+            self.take_in(&mut inner);
+        }
+    }
+
+    /// Nobody is woken by completions; somebody who asks should look himself.
+    pub fn is_unarmed(&self) -> bool {
+        !self.intake.armed.load(Ordering::Acquire)
+    }
+
+    /// `count` more doorbells are wanted. To be called without a connection's lock, after the connection knows.
+    pub fn sleeps(&self, count: u32) {
+        if count > 0 {
+            self.intake.sleepers.fetch_add(count, Ordering::SeqCst);
+            if self.is_unarmed() {
+                let mut inner = self.intake.inner.lock();
+                self.arm(&mut inner);
+            }
+        }
+    }
+
+    /// They are not any more.
+    pub fn wakes(&self, count: u32) {
+        self.intake.sleepers.fetch_sub(count, Ordering::SeqCst);
+    }
+
+    /// When the last CDC came that was not for the engine's thread.
+    pub fn heard(&self) -> Option<Time> {
+        match self.intake.heard.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(Time::from_nanos(at)),
+        }
+    }
+
+    /// For the engine's thread. `woken`: by the completion queue, which is not armed any more.
+    pub fn take(&self, woken: bool) -> Taking<'_> {
+        let mut inner = self.intake.inner.lock();
+        if woken {
+            self.intake.armed.store(false, Ordering::Release);
+            if self.queue.acknowledge().is_err() {
+                self.broken(&mut inner);
+            }
+        }
+        self.take_in(&mut inner);
+        Taking { link: self, inner }
+    }
+
+    /// From here on the next completion wakes the engine's thread; what has completed until then is acted on.
+    fn arm(&self, inner: &mut Inner) {
+        if self.is_unarmed() {
+            self.intake.armed.store(true, Ordering::Release);
+            if self.queue.arm().is_err() {
+                self.broken(inner);
+            }
+            self.take_in(inner);
+        }
+    }
+
+    fn broken(&self, inner: &mut Inner) {
+        if !std::mem::replace(&mut inner.failed, true) {
+            self.inbox.send(Command::LinkFailed(self.id));
+        }
+    }
+
+    fn take_in(&self, inner: &mut Inner) {
+        let mut completions = Vec::new();
+        while !inner.failed {
+            completions.clear();
+            if self.queue.take(&mut completions).is_err() {
+                return self.broken(inner);
+            }
+            if completions.is_empty() {
+                break;
+            }
+            for completion in &completions {
+                if self.completed(inner, completion).is_err() {
+                    return self.broken(inner);
+                }
+            }
+        }
+        while let Some(conn) = self.next_waiting() {
+            conn.slot_is_free();
+        }
+    }
+
+    fn completed(&self, inner: &mut Inner, completion: &Completion) -> Result<()> {
+        let length = match completion.result {
+            Completed::Ok(length) => (length as usize).min(RECEIVE),
+            Completed::Failed(status) => {
+                log::info!("link {}: a work request failed with status {status}", self.id);
+                return Err(sys::Errno(libc::EIO));
+            }
+        };
+        if completion.id & IS_RECEIVE == 0 {
+            if let Slot::Cdc { conn, sent } = self.free(completion.id as usize) {
+                conn.sent(sent);
+            }
+            return Ok(());
+        }
+        let index = (completion.id & !IS_RECEIVE) as usize;
+        let mut bytes = [0; RECEIVE];
+        let bytes = &mut bytes[..length];
+        self.receives.read(index * RECEIVE, bytes);
+        self.repost(index)?;
+        match self.addressee(bytes).filter(|_| inner.left.is_empty()) {
+            Some((conn, cdc)) => {
+                self.intake.heard.store(sys::now_ns(), Ordering::Relaxed);
+                conn.received(&cdc);
+            }
+            None => {
+                inner.left.push_back(bytes.to_vec());
+                if inner.left.len() == 1 {
+                    self.inbox.send(Command::Messages(self.id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn addressee(&self, bytes: &[u8]) -> Option<(Arc<Conn>, Cdc)> {
+        if bytes.first() != Some(&cdc::TYPE) {
+            return None;
+        }
+        let cdc = Cdc::decode(bytes).ok()?;
+        let conn = self.intake.routes.lock().get(&cdc.token).map(Arc::clone)?;
+        Some((conn, cdc))
+    }
+}
+
+impl Taking<'_> {
+    /// The next message that is the engine's to act on.
+    pub fn next(&mut self) -> Option<Vec<u8>> {
+        self.inner.left.pop_front()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.inner.left.is_empty()
+    }
+
+    /// When there is no message left: arms the completion queue, after which there may be more messages, or leaves it. `true`: it was left,
+    /// and is to be looked at again after [`LOOK_AGAIN`].
+    pub fn rest(&mut self) -> bool {
+        let intake = &self.link.intake;
+        if !self.link.is_unarmed() {
+            return false;
+        }
+        let attended = intake.attended.load(Ordering::Relaxed);
+        let was_attended = std::mem::replace(&mut self.inner.seen, attended) != attended;
+        if was_attended && intake.sleepers.load(Ordering::SeqCst) == 0 && !self.inner.failed {
+            return true;
+        }
+        self.link.arm(&mut self.inner);
+        false
+    }
+}
