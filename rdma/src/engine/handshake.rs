@@ -41,6 +41,8 @@ pub struct Handshake {
     /// Server: what was wished.
     pub wish: Option<Wish>,
     pub made: Option<Made>,
+    /// iWARP server: the client is to have connected its queue pair by then.
+    pub connect_by: Option<Time>,
 }
 
 impl Handshake {
@@ -57,6 +59,7 @@ impl Handshake {
             deferred: None,
             wish: None,
             made: None,
+            connect_by: None,
         }
     }
 
@@ -68,13 +71,18 @@ impl Handshake {
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        match &self.machine {
+        let deadline = match &self.machine {
             Machine::Client(client) => client.deadline(),
             Machine::Server(server) => server.deadline(),
-        }
+        };
+        // While it counts, the state machine waits without limit.
+        deadline.or(self.connect_by)
     }
 
     pub fn timeout(&mut self, now: Time) {
+        if self.connect_by.is_some_and(|by| by <= now) {
+            return self.connected(now, Err(Diagnosis::ERR_RDYLNK));
+        }
         match &mut self.machine {
             Machine::Client(client) => client.timeout(now),
             Machine::Server(server) => server.timeout(now),
@@ -92,6 +100,7 @@ impl Handshake {
     }
 
     pub fn connected(&mut self, now: Time, result: Result<(), Diagnosis>) {
+        self.connect_by = None;
         match &mut self.machine {
             Machine::Client(client) => client.connected(result),
             Machine::Server(server) => server.connected(now, result),
