@@ -161,6 +161,16 @@ if wanted no-port; then
     fi
 fi
 
+# A firewall between that drops what goes to the ports: the handshake ends on TCP all the same, and both programs end.
+if wanted firewall; then
+    if [[ $LAB_ROLE == a ]]; then
+        tc qdisc add dev "$LAB_IF" ingress || fail "tc"
+        tc filter add dev "$LAB_IF" parent ffff: protocol ip u32 match ip dport 65500 0xfff0 action drop || fail "tc filter"
+    fi
+    tcp firewall 0x09990002
+    [[ $LAB_ROLE != a ]] || tc qdisc delete dev "$LAB_IF" ingress
+fi
+
 # Other ports than those that are taken.
 if wanted other-ports; then
     [[ $LAB_ROLE != a ]] || occupy 65500 65515

@@ -163,7 +163,7 @@ impl Link {
     }
 
     /// iWARP: the queue pair is connected.
-    pub fn is_connected(&self) {
+    pub fn sends_from_now_on(&self) {
         self.state.lock().ready = true;
     }
 

@@ -23,6 +23,8 @@ pub enum Command {
     Closed(u64),
     /// A work request on this link was refused.
     LinkFailed(u64),
+    /// iWARP: the queue pair of this link was not connected.
+    NotConnected(u64),
     /// Close everything, and end at that time at the latest.
     Finish(Time),
 }

@@ -17,9 +17,11 @@
 //! A server listens as long as handshakes of first contact need it: the ports are few, and all processes of the host share them.
 
 use super::handshake::Handshake;
+use super::inbox::{Command, Inbox};
 use super::now;
 use super::runner::{key, Runner, Use, MANAGER};
 use crate::link::Link;
+use crate::sys;
 use crate::verbs::manager::{Channel, Event, Id};
 use smc_core::sys::{Errno, Result};
 use smc_wire::clc::LinkEnd;
@@ -30,9 +32,12 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::thread;
 
 /// How long a server waits for the client to connect. The client gives up four seconds after its CONFIRM.
 pub const CONNECT_WAIT: Time = Time::from_secs(3);
+/// Bytes of stack of a thread that connects.
+const CONNECT_STACK: usize = 128 << 10;
 /// Requests that are kept for one link until its CONFIRM says which is the client's.
 const REQUESTS: usize = 4;
 
@@ -44,7 +49,7 @@ pub struct Manager {
     /// By the number of the link.
     links: HashMap<u64, State>,
     /// Attempts that nobody waits for any more; they go when they are over.
-    leaving: HashMap<u64, Id>,
+    leaving: HashMap<u64, Arc<Id>>,
     /// The log has said that there is no port.
     has_complained: bool,
 }
@@ -57,16 +62,16 @@ struct Listener {
 /// How far a link is.
 enum State {
     /// Client.
-    Connecting(Id, Greeting),
+    Connecting(Arc<Id>, Greeting),
     /// Server; `wanted` is known from the CONFIRM.
     Listening {
         requests: Vec<(Id, Greeting)>,
         wanted: Option<Greeting>,
     },
     /// Server, before the first message.
-    Accepted(Id),
+    Accepted(Arc<Id>),
     Connected {
-        _id: Id,
+        _id: Arc<Id>,
     },
 }
 
@@ -152,7 +157,7 @@ impl Runner {
         let begun = link.post_receives().and_then(|()| self.manager_channel()).and_then(|channel| {
             let id = Id::new(&channel, link.id)?;
             id.resolve_address(link.port.interface.address, to)?;
-            Ok(id)
+            Ok(Arc::new(id))
         });
         match begun {
             Ok(id) => {
@@ -195,7 +200,7 @@ impl Runner {
         let Some(place) = requests.iter().position(|(_, greeting)| greeting == wanted) else { return Ok(()) };
         let (mut id, _) = requests.swap_remove(place);
         let accepted = id.accept(link.id, link.pair());
-        self.manager.links.insert(link.id, State::Accepted(id));
+        self.manager.links.insert(link.id, State::Accepted(Arc::new(id)));
         accepted.map_err(|error| {
             log::info!("link {}: the client's connection is not to be had: {error}", link.id);
             Diagnosis::ERR_RDYLNK
@@ -231,11 +236,11 @@ impl Runner {
                 (State::Connecting(id, greeting), next)
             }
             (State::Connecting(id, greeting), Event::RouteResolved) => {
-                let next = id.connect(link.pair(), &greeting.encode());
+                let next = connect_aside(&id, &link, greeting, &self.inbox);
                 (State::Connecting(id, greeting), next)
             }
             (State::Connecting(id, _), Event::Established) => {
-                link.is_connected();
+                link.sends_from_now_on();
                 link.send_llc(Llc::response(Version::V2, Body::TestLink([0; 16])).encode());
                 (State::Connected { _id: id }, Ok(()))
             }
@@ -259,6 +264,12 @@ impl Runner {
         }
     }
 
+    /// A connection was not to be had.
+    pub(super) fn manager_gives_up(&mut self, link: u64) {
+        drop((self.manager.links.remove(&link), self.manager.leaving.remove(&link)));
+        self.link_failed(link);
+    }
+
     /// Somebody wants to be connected with a link of this process. Who has no greeting for one is refused.
     fn requested(&mut self, id: Id, private: &[u8]) {
         let Some(greeting) = Greeting::decode(private) else {
@@ -274,7 +285,7 @@ impl Runner {
             requests.push((id, greeting));
         }
         if let Err(diagnosis) = self.match_request(&link) {
-            self.is_connected(link.id, Err(diagnosis));
+            self.tell_connected(link.id, Err(diagnosis));
         }
     }
 
@@ -286,13 +297,13 @@ impl Runner {
         if let Some(State::Accepted(id)) = self.manager.links.remove(&link.id) {
             self.manager.links.insert(link.id, State::Connected { _id: id });
         }
-        link.is_connected();
-        self.is_connected(link.id, Ok(()));
+        link.sends_from_now_on();
+        self.tell_connected(link.id, Ok(()));
         true
     }
 
     /// Server: tells the handshake.
-    fn is_connected(&mut self, link: u64, result: std::result::Result<(), Diagnosis>) {
+    fn tell_connected(&mut self, link: u64, result: std::result::Result<(), Diagnosis>) {
         if let Some((_, Use::Forming(number))) = self.links.get(&link) {
             self.with_handshake(*number, |handshake, _| handshake.connected(now(), result));
         }
@@ -318,12 +329,30 @@ impl Runner {
     }
 }
 
+/// Connects in a thread of its own: where a firewall drops the packets, some devices wait here until TCP has given up, and the engine must
+/// answer its other peers within two seconds.
+fn connect_aside(id: &Arc<Id>, link: &Arc<Link>, greeting: Greeting, inbox: &Arc<Inbox>) -> Result<()> {
+    let (id, link, inbox) = (Arc::clone(id), Arc::clone(link), Arc::clone(inbox));
+    let connect = move || {
+        if let Err(error) = id.connect(link.pair(), &greeting.encode()) {
+            log::info!("link {}: not connected: {error}", link.id);
+            inbox.send(Command::NotConnected(link.id));
+        }
+    };
+    // As for the engine's thread: signals are the program's.
+    let mask = sys::block_signals();
+    let spawned = thread::Builder::new().name("smc-rdma-cm".into()).stack_size(CONNECT_STACK).spawn(connect);
+    sys::restore_signals(mask);
+    spawned.map(drop).map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EAGAIN)))
+}
+
 impl Drop for Manager {
     fn drop(&mut self) {
-        self.leaving.drain().for_each(|(_, id)| id.leak());
+        // They would wait for their peers.
+        self.leaving.drain().for_each(|(_, id)| std::mem::forget(id));
         for (_, state) in self.links.drain() {
             if let State::Connecting(id, _) | State::Accepted(id) = state {
-                id.leak();
+                std::mem::forget(id);
             }
         }
     }

@@ -199,6 +199,7 @@ impl Runner {
                 self.sweep(id);
             }
             Command::LinkFailed(id) => self.link_failed(id),
+            Command::NotConnected(id) => self.manager_gives_up(id),
             Command::Finish(at) => {
                 self.finishing = Some(at);
                 for watched in self.connections.values() {

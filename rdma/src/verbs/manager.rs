@@ -1,8 +1,8 @@
 //! The RDMA connection manager, librdmacm: how queue pairs of iWARP devices are connected.
 //!
 //! The library is loaded when the first of them is, so that hosts without such a device need not have it. Queue pairs are ours: only their
-//! numbers are given to it, and the kernel's driver moves them to "ready to send" when the connection is there. No call here waits for
-//! the network; what happens comes as [`Event`]s.
+//! numbers are given to it, and the kernel's driver moves them to "ready to send" when the connection is there. But for [`Id::connect`], no
+//! call waits for the network; what happens comes as [`Event`]s. An id that is destroyed while it connects, or is accepted, waits for the peer.
 
 use super::context::set_nonblocking;
 use super::{last_error, QueuePair};
@@ -12,7 +12,7 @@ use rdma_sys::{
 };
 use smc_core::sys::{Errno, Result};
 use std::ffi::{c_int, c_void, CStr};
-use std::mem::{self, ManuallyDrop, MaybeUninit};
+use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, OnceLock};
@@ -234,7 +234,8 @@ impl Id {
         check(unsafe { (self.channel.library.resolve_route)(self.raw.as_ptr(), RESOLVE_MS) })
     }
 
-    /// The last: [`Event::Established`] follows, or a failure.
+    /// The last: [`Event::Established`] follows, or a failure. This may wait for the network: Linux's siw opens a TCP connection here, others
+    /// do it in the background.
     pub fn connect(&self, pair: &QueuePair, private: &[u8]) -> Result<()> {
         let mut parameters = parameters(pair, private);
         // SAFETY: the id is valid, and the parameters are read.
@@ -265,11 +266,6 @@ impl Id {
         };
         // SAFETY: a name that ends in NUL, or null.
         (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
-    }
-
-    /// Leaves it to the end of the process: destroying one in the middle of connecting waits for the peer.
-    pub fn leak(self) {
-        let _ = ManuallyDrop::new(self);
     }
 }
 
