@@ -81,6 +81,7 @@ impl Handshake {
 
     pub fn timeout(&mut self, now: Time) {
         if self.connect_by.is_some_and(|by| by <= now) {
+            log::info!("descriptor {}: the peer has not connected its queue pair", self.socket.raw());
             return self.connected(now, Err(Diagnosis::ERR_RDYLNK));
         }
         match &mut self.machine {
