@@ -1,6 +1,7 @@
 //! A handshake under way: the bytes of its TCP connection, and what has been made for it.
 
 use crate::conn::Conn;
+use crate::engine::iwarp;
 use crate::engine::pending::{Pending, Side, Start};
 use crate::link::Link;
 use crate::port::Port;
@@ -43,6 +44,8 @@ pub struct Handshake {
     pub made: Option<Made>,
     /// iWARP server: the client is to have connected its queue pair by then.
     pub connect_by: Option<Time>,
+    /// iWARP client: the first message is sent again then.
+    pub repeat_at: Option<Time>,
 }
 
 impl Handshake {
@@ -60,6 +63,7 @@ impl Handshake {
             wish: None,
             made: None,
             connect_by: None,
+            repeat_at: None,
         }
     }
 
@@ -75,11 +79,16 @@ impl Handshake {
             Machine::Client(client) => client.deadline(),
             Machine::Server(server) => server.deadline(),
         };
-        // While it counts, the state machine waits without limit.
-        deadline.or(self.connect_by)
+        [deadline, self.connect_by, self.repeat_at].into_iter().flatten().min()
     }
 
     pub fn timeout(&mut self, now: Time) {
+        if self.repeat_at.is_some_and(|at| at <= now) {
+            self.repeat_at = self.new_link().map(|link| {
+                link.send_llc(iwarp::first_message());
+                now + iwarp::FIRST_MESSAGE_REPEAT
+            });
+        }
         if self.connect_by.is_some_and(|by| by <= now) {
             log::info!("descriptor {}: the peer has not connected its queue pair", self.socket.raw());
             return self.connected(now, Err(Diagnosis::ERR_RDYLNK));

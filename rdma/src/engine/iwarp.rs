@@ -12,7 +12,8 @@
 //! ```
 //!
 //! The first message is there because on iWARP the side that has connected must send first (MPA, RFC 5044 section 7.1.2), and only a
-//! message tells the server's engine that it has.
+//! message tells the server's engine that it has. It is repeated until CONFIRM LINK comes: siw of Linux 6.12 does not look at what arrives right
+//! behind its consent to the connection before something else comes after it.
 //!
 //! A server listens as long as handshakes of first contact need it: the ports are few, and all processes of the host share them.
 
@@ -36,6 +37,8 @@ use std::thread;
 
 /// How long a server waits for the client to connect. The client gives up four seconds after its CONFIRM.
 pub const CONNECT_WAIT: Time = Time::from_secs(3);
+/// When a client repeats its first message.
+pub const FIRST_MESSAGE_REPEAT: Time = Time::from_millis(250);
 /// Bytes of stack of a thread that connects.
 const CONNECT_STACK: usize = 128 << 10;
 /// Requests that are kept for one link until its CONFIRM says which is the client's.
@@ -57,6 +60,11 @@ pub struct Manager {
 struct Listener {
     port: u16,
     _id: Id,
+}
+
+/// No answer is due to it, and nobody misses it.
+pub fn first_message() -> Vec<u8> {
+    Llc::response(Version::V2, Body::TestLink([0; 16])).encode()
 }
 
 /// How far a link is.
@@ -199,6 +207,7 @@ impl Runner {
         };
         let Some(place) = requests.iter().position(|(_, greeting)| greeting == wanted) else { return Ok(()) };
         let (mut id, _) = requests.swap_remove(place);
+        log::debug!("link {}: the request is accepted", link.id);
         let accepted = id.accept(link.id, link.pair());
         self.manager.links.insert(link.id, State::Accepted(Arc::new(id)));
         accepted.map_err(|error| {
@@ -226,6 +235,7 @@ impl Runner {
     fn manager_event(&mut self, number: u64, event: &Event) {
         let Some(link) = self.links.get(&number).map(|(link, _)| Arc::clone(link)) else { return };
         let Some(state) = self.manager.links.remove(&number) else { return };
+        log::debug!("link {number}: {event:?}");
         let (state, next) = match (state, event) {
             (State::Connecting(id, greeting), Event::AddressResolved) => {
                 // There may be several devices for one address.
@@ -241,7 +251,11 @@ impl Runner {
             }
             (State::Connecting(id, _), Event::Established) => {
                 link.sends_from_now_on();
-                link.send_llc(Llc::response(Version::V2, Body::TestLink([0; 16])).encode());
+                link.send_llc(first_message());
+                if let Some((_, Use::Forming(handshake))) = self.links.get(&number) {
+                    let again = Some(now() + FIRST_MESSAGE_REPEAT);
+                    self.with_handshake(*handshake, |handshake, _| handshake.repeat_at = again);
+                }
                 (State::Connected { _id: id }, Ok(()))
             }
             (_, Event::Failed(kind, status)) => {
@@ -255,6 +269,8 @@ impl Runner {
             (state, _) => (state, Ok(())),
         };
         match next {
+            // The handshake may have ended just now.
+            Ok(()) if !self.links.contains_key(&number) => {}
             Ok(()) => drop(self.manager.links.insert(number, state)),
             Err(error) => {
                 log::info!("link {number}: not connected: {error}");
@@ -281,6 +297,7 @@ impl Runner {
         let (Some(link), Some(State::Listening { requests, .. })) = (link, state) else {
             return log::info!("iWARP: a request for a link that is not there is refused");
         };
+        log::debug!("link {}: requested", link.id);
         if requests.len() < REQUESTS {
             requests.push((id, greeting));
         }

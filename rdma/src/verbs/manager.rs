@@ -131,6 +131,20 @@ pub enum Event {
     Other,
 }
 
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Event::AddressResolved => "address resolved",
+            Event::RouteResolved => "route resolved",
+            Event::Request(..) => "request",
+            Event::Established => "established",
+            Event::Failed(..) => "failed",
+            Event::Disconnected => "disconnected",
+            Event::Other => "something else",
+        })
+    }
+}
+
 impl Channel {
     /// ENOSYS: the host has no librdmacm. Other errors: no /dev/infiniband/rdma_cm.
     pub fn new() -> Result<Arc<Channel>> {
