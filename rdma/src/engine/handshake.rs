@@ -85,6 +85,7 @@ impl Handshake {
     pub fn timeout(&mut self, now: Time) {
         if self.repeat_at.is_some_and(|at| at <= now) {
             self.repeat_at = self.new_link().map(|link| {
+                log::debug!("link {}: the first message is repeated", link.id);
                 link.send_llc(iwarp::first_message());
                 now + iwarp::FIRST_MESSAGE_REPEAT
             });
