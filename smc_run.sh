@@ -114,14 +114,14 @@ check_rule() {
     find_smcctl
     [[ -n $smcctl ]] || return 0
     said=$(env -u SMC_RCVBUF -u SMC_SNDBUF -u SMC_UPGRADE_AFTER -u SMC_MAX_CONNS -u SMC_DISABLE -u SMC_LOG -u SMC_REPORT \
-        -u SMC_BACKEND -u SMC_UEID SMC_CONFIG= SMC_POLICY="${1#--} $2" "$smcctl" check --quiet) ||
+        -u SMC_BACKEND -u SMC_UEID -u SMC_RDMA_DEVICE -u SMC_RDMA_PORTS SMC_CONFIG= SMC_POLICY="${1#--} $2" "$smcctl" check --quiet) ||
         die $EXIT_USAGE "$1: ${said#*: }"
 }
 
 # Tells what is wrong with settings from elsewhere: the environment and the configuration file.
 check_settings() {
     local said line
-    [[ -n ${SMC_POLICY-}${SMC_CONFIG-}${SMC_RCVBUF-}${SMC_SNDBUF-}${SMC_UPGRADE_AFTER-}${SMC_MAX_CONNS-}${SMC_DISABLE-}${SMC_LOG-}${SMC_BACKEND-}${SMC_UEID-} ||
+    [[ -n ${SMC_POLICY-}${SMC_CONFIG-}${SMC_RCVBUF-}${SMC_SNDBUF-}${SMC_UPGRADE_AFTER-}${SMC_MAX_CONNS-}${SMC_DISABLE-}${SMC_LOG-}${SMC_BACKEND-}${SMC_UEID-}${SMC_RDMA_DEVICE-}${SMC_RDMA_PORTS-} ||
         -z ${SMC_CONFIG+set} && -e /etc/smc/smc.conf ]] || return 0
     find_smcctl
     if [[ -n $smcctl ]] && ! said=$("$smcctl" check); then

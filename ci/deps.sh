@@ -18,6 +18,7 @@ TEST_NEEDS="
 g++                                  g++
 shellcheck                           shellcheck
 nm                                   binutils
+make                                 make
 curl                                 curl
 getcap                               libcap2-bin
 setpriv                              util-linux
@@ -36,6 +37,7 @@ system-module:twisted.test           python3-twisted
 rdma                                 iproute2
 ibv_devinfo                          ibverbs-utils
 /etc/libibverbs.d/rxe.driver         ibverbs-providers
+/etc/libibverbs.d/siw.driver         ibverbs-providers
 nginx                                nginx-light
 openssl                              openssl
 ss                                   iproute2

@@ -28,6 +28,8 @@ smcr-both-trouble   no two 500 smc-r.sh ours ours client-device-removed server-d
 smcr-client-all no two 800  smc-r.sh kernel ours
 smcr-server-all no two 800  smc-r.sh ours kernel
 smcr-both-all   no two 800  smc-r.sh ours ours
+iwarp        yes  two  150  iwarp.sh first client-killed programs last-port no-port
+iwarp-all    no   two  250  iwarp.sh
 behaviour    no   one  900  behaviour.sh sending
 "
 
@@ -42,7 +44,9 @@ done
 echo "lab: building"
 cargo build --release --locked --quiet --workspace </dev/null || exit 1
 # Not within the time of the first test.
-bash ci/lab/fetch.sh >/dev/null || exit 1
+what=
+(($# > 0)) && [[ " $* " != *" iwarp"* && " $* " != *" all "* ]] || what=siw
+bash ci/lab/fetch.sh $what >/dev/null || exit 1
 
 passed=0 failed=0
 while read -r name usual machines limit script arguments; do

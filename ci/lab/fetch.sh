@@ -2,7 +2,8 @@
 # Puts a kernel and the program that boots it into the cache, once, and prints the folder.
 # The kernel: Debian's 6.12 from bookworm-backports, which has smc, smc_diag and rdma_rxe as modules. It is unpacked,
 # not installed. virtme-ng comes from PyPI. Safe to be run by several at once.
-# Usage: ci/lab/fetch.sh      SMC_LAB_CACHE: where, by default ~/.cache/smc-lab
+# With siw also the module siw (software iWARP), which Debian's kernel has not: built of Debian's source of that kernel (150 MB, not kept).
+# Usage: ci/lab/fetch.sh [siw]      SMC_LAB_CACHE: where, by default ~/.cache/smc-lab
 set -euo pipefail
 
 CACHE=${SMC_LAB_CACHE:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/smc-lab}
@@ -50,19 +51,31 @@ archive() {
         }'
 }
 
-fetch_kernel() {
-    local uri key packages release
+# open_suite: a folder to work in, and apt as it sees the suite alone.
+open_suite() {
+    local uri key
     read -r uri key < <(archive) || true
     [[ -n ${uri-} ]] || die "no Debian bookworm archive is configured in /etc/apt: cannot fetch a kernel"
-    work=$(mktemp -d "$CACHE/kernel.XXXXXX")
-    mkdir -p "$work"/{lists,cache}/partial "$work"/cache/archives/partial "$work/kernel"
+    work=$(mktemp -d "$CACHE/work.XXXXXX")
+    mkdir -p "$work"/{lists,cache}/partial "$work"/cache/archives/partial
     # apt as root otherwise changes to a user who may not write there.
     chmod 755 "$work"
     echo "deb [${key:+signed-by=$key}] $uri $SUITE main" >"$work/suite.list"
-    local apt=(-qq -o "Dir::Etc::sourcelist=$work/suite.list" -o Dir::Etc::sourceparts=/dev/null
+    apt=(-qq -o "Dir::Etc::sourcelist=$work/suite.list" -o Dir::Etc::sourceparts=/dev/null
         -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root
         -o Acquire::Retries=3 -o Acquire::http::Timeout=60)
     timeout 300 apt-get "${apt[@]}" update || die "cannot read the package lists of $SUITE"
+}
+
+close_suite() {
+    rm -rf "$work"
+    work=
+}
+
+fetch_kernel() {
+    local packages release
+    open_suite
+    mkdir "$work/kernel"
     packages=$(apt-cache "${apt[@]}" --names-only search "^linux-image-$SERIES" | awk '{ print $1 }' |
         grep -E -- '-amd64$' | grep -vE -- '-(cloud|rt)-amd64$' | sort -V)
     [[ -n $packages ]] || die "$SUITE has no linux-image-$SERIES"
@@ -74,8 +87,33 @@ fetch_kernel() {
     PATH=$PATH:/usr/sbin:/sbin depmod -b "$work/kernel" "$release"
     mv "$work/kernel/boot/vmlinuz-$release" "$work/kernel/boot/vmlinuz"
     mv "$work/kernel" "$CACHE/kernel"
-    rm -rf "$work"
-    work=
+    close_suite
+}
+
+build_siw() {
+    local release package common headers packages
+    release=$(basename "$CACHE"/kernel/lib/modules/*)
+    common=linux-headers-${release%-amd64}-common
+    packages=("linux-headers-$release" "$common" "linux-kbuild-${release%-amd64}" "linux-source-$SERIES")
+    open_suite
+    for package in "${packages[@]}"; do
+        apt-cache "${apt[@]}" show "$package" >/dev/null 2>&1 ||
+            die "$SUITE has no $package: remove $CACHE/kernel, for a newer one"
+    done
+    (cd "$work" && timeout 900 apt-get "${apt[@]}" download "${packages[@]}") || die "cannot download the kernel's source"
+    for package in "$work"/*.deb; do
+        dpkg -x "$package" "$work/root"
+    done
+    mkdir "$work/siw"
+    tar -C "$work/siw" --strip-components=5 --wildcards -xJf "$work/root/usr/src/linux-source-$SERIES.tar.xz" \
+        '*/drivers/infiniband/sw/siw/*'
+    headers=$work/root/usr/src/linux-headers-$release
+    # They are not where they were made to be.
+    echo "include $work/root/usr/src/$common/Makefile" >"$headers/Makefile"
+    make -s -C "$headers" "M=$work/siw" CONFIG_RDMA_SIW=m CONFIG_DEBUG_INFO_BTF_MODULES= modules >&2 || die "cannot build siw"
+    strip --strip-debug -o "$CACHE/kernel/siw.ko.new" "$work/siw/siw.ko"
+    mv "$CACHE/kernel/siw.ko.new" "$CACHE/kernel/siw.ko"
+    close_suite
 }
 
 fetch_virtme() {
@@ -95,5 +133,6 @@ fetch_virtme() {
 # Each appears under its name only when it is whole.
 [[ -d $CACHE/kernel ]] || fetch_kernel
 [[ -d $CACHE/virtme-$VIRTME ]] || fetch_virtme
+[[ ${1-} != siw || -f $CACHE/kernel/siw.ko ]] || build_siw
 ln -sfn "virtme-$VIRTME" "$CACHE/virtme"
 echo "$CACHE"

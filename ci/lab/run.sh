@@ -5,8 +5,8 @@
 #
 # The machines see the host's files, read-only under a layer of their own, so the programs just built are there. In
 # the script: LAB_ROLE is `one`, or `a` and `b`; LAB_SHARED a folder that all of them and the host can write; LAB_BIN
-# the folder of the programs; LAB_IF the interface, LAB_ADDRESS its address, LAB_PEER the other machine's; rxe0 is the
-# RDMA device on it. ci/lab/guest.sh prepares that, ci/lab/lib.sh has functions for scripts.
+# the folder of the programs, LAB_KERNEL that of the kernel; LAB_IF the interface, LAB_ADDRESS its address, LAB_PEER
+# the other machine's; rxe0 is the RDMA device on it. ci/lab/guest.sh prepares that, ci/lab/lib.sh has functions for scripts.
 set -uo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd "$HERE/../.." && pwd)
@@ -65,8 +65,8 @@ mkdir "$work/shared"
 {
     printf 'SCRIPT=%q\nARGUMENTS=(' "$script"
     (($# == 0)) || printf '%q ' "$@"
-    printf ')\nexport LAB_SHARED=%q LAB_BIN=%q LAB_ROOT=%q SMC_PRELOAD=%q\n' "$work/shared" "$TARGET/release" \
-        "$ROOT" "${SMC_PRELOAD:-$TARGET/release/libsmc_preload.so}"
+    printf ')\nexport LAB_SHARED=%q LAB_BIN=%q LAB_ROOT=%q LAB_KERNEL=%q SMC_PRELOAD=%q\n' "$work/shared" "$TARGET/release" \
+        "$ROOT" "$cache/kernel" "${SMC_PRELOAD:-$TARGET/release/libsmc_preload.so}"
     # For what the host's PATH finds in odd places.
     printf 'export PATH=%q\n' "$PATH:/usr/sbin:/sbin"
 } >"$work/shared/settings"

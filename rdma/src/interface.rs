@@ -215,6 +215,7 @@ unsafe extern "C" fn open(host: *const Host) -> i32 {
             eids: eids.map(|eid| Eid::new(eid).ok_or(Errno(libc::EINVAL))).collect::<Result<_, _>>()?,
             buffer: SizeCode::fitting(host.buffer),
             device: Some(device).filter(|device| !device.is_empty()),
+            ports: host.first_port..=host.last_port,
         };
         let _ = CONFIG.set(config);
         Ok(0)

@@ -11,7 +11,7 @@ mod intake;
 
 use crate::conn::Conn;
 use crate::engine::inbox::{Command, Inbox};
-use crate::port::Port;
+use crate::port::{Port, Transport};
 use crate::verbs::{
     Access, CompletionQueue, Memory, MemoryRegion, Piece, ProtectionDomain, QueuePair, RemoteEnd, Write,
 };
@@ -89,8 +89,14 @@ impl Link {
     pub fn new(id: u64, port: &Arc<Port>, inbox: &Arc<Inbox>) -> Result<Arc<Link>> {
         let domain = ProtectionDomain::new(&port.context)?;
         let queue = CompletionQueue::new(&port.context, SEND_REQUESTS + RECEIVES as u32)?;
-        let pair = QueuePair::new(&domain, &queue, SEND_REQUESTS, RECEIVES as u32)?;
-        pair.init(port.path())?;
+        // siw of Linux sends a write that does not complete by itself out of our memory even after a later message has completed; by
+        // then the memory has other bytes.
+        let signal_writes = port.transport == Transport::Iwarp;
+        let pair = QueuePair::new(&domain, &queue, SEND_REQUESTS, RECEIVES as u32, signal_writes)?;
+        match port.transport {
+            Transport::Roce => pair.init(port.path())?,
+            Transport::Iwarp => pair.init_for_manager()?,
+        }
         let region = |length: usize| {
             let memory = Memory::new(length.next_multiple_of(4096))?;
             MemoryRegion::new(&domain, &memory, 0, length, Access::Local)
@@ -144,7 +150,22 @@ impl Link {
         let mtu = self.port.mtu.min(peer.mtu);
         let remote = RemoteEnd { gid, qpn: peer.qpn, psn: peer.psn, mtu };
         self.pair.ready_to_receive(self.port.path(), &remote)?;
+        self.post_receives()
+    }
+
+    /// Posts all receives. On iWARP that is done before the queue pair is connected, and it receives as soon as it is.
+    pub fn post_receives(&self) -> Result<()> {
         (0..RECEIVES).try_for_each(|index| self.repost(index))
+    }
+
+    /// iWARP: the queue pair is connected.
+    pub fn sends_from_now_on(&self) {
+        self.state.lock().ready = true;
+    }
+
+    /// For the connection manager.
+    pub fn pair(&self) -> &QueuePair {
+        &self.pair
     }
 
     /// From here on it sends.

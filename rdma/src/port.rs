@@ -1,5 +1,8 @@
 //! Which RDMA port and GID serve a TCP connection: those of the interface that has its local address.
 //!
+//! An iWARP device has one GID, its interface's MAC address padded with zeros, by which it is found. In CLC messages the IPv4 address stands in
+//! its place, as with RoCE.
+//!
 //! The tables of GIDs are read from sysfs (`/sys/class/infiniband/DEVICE/ports/N/gids` and `gid_attrs`), which says for each which
 //! kind it is and to which network interface it belongs; libibverbs cannot on all versions.
 
@@ -14,6 +17,8 @@ use std::sync::Arc;
 
 const DEVICES: &str = "/sys/class/infiniband";
 const INTERFACES: &str = "/sys/class/net";
+/// What sysfs says in `node_type` of an iWARP device (RDMA_NODE_RNIC).
+const RNIC: &str = "4:";
 /// What sysfs calls the kind of GIDs that SMC-Rv2 uses.
 const ROCE_V2: &str = "RoCE v2";
 /// How long an acknowledgement is waited for, as Linux does it: about 134 ms.
@@ -22,10 +27,20 @@ const TIMEOUT: u8 = 15;
 /// twice over one message: the peer refuses a request (status 9), and the link is lost.
 const SOFTWARE_TIMEOUT: u8 = 18;
 
+/// How queue pairs of a device are connected.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Transport {
+    /// By what CLC messages say.
+    Roce,
+    /// By the connection manager.
+    Iwarp,
+}
+
 /// A GID of a port of an opened device.
 pub struct Port {
     pub context: Arc<Context>,
     pub device: String,
+    pub transport: Transport,
     /// From 1.
     pub number: u8,
     pub gid_index: u8,
@@ -40,6 +55,7 @@ pub struct Port {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Entry {
     device: String,
+    transport: Transport,
     port: u8,
     index: u8,
     gid: Gid,
@@ -50,10 +66,10 @@ impl Port {
     /// active.
     pub fn find(address: Ipv4Addr, only: Option<&str>) -> Option<Port> {
         let interface = interfaces().into_iter().find(|interface| interface.address == address)?;
-        let mut entries = entries(&interface.name, only);
-        // The interface may have several addresses.
-        entries.sort_by_key(|entry| entry.gid != Gid::from_ipv4(address));
         let mac = mac(&interface.name)?;
+        let mut entries = entries(&interface, mac, only);
+        // The interface may have several addresses, and devices of both kinds.
+        entries.sort_by_key(|entry| (entry.gid != Gid::from_ipv4(address), entry.transport));
         entries.into_iter().find_map(|entry| Port::open(entry, mac, &interface).ok().flatten())
     }
 
@@ -63,6 +79,7 @@ impl Port {
         Ok(state.active.then(|| Port {
             context,
             device: entry.device,
+            transport: entry.transport,
             number: entry.port,
             gid_index: entry.index,
             gid: entry.gid,
@@ -110,18 +127,27 @@ fn mac(interface: &str) -> Option<Mac> {
     bytes.try_into().ok().map(Mac)
 }
 
-/// The RoCEv2 GIDs with an IPv4 address that belong to an interface.
-fn entries(interface: &str, only: Option<&str>) -> Vec<Entry> {
+/// The RoCEv2 GIDs with an IPv4 address that belong to an interface, and the iWARP devices on it.
+fn entries(interface: &Interface, mac: Mac, only: Option<&str>) -> Vec<Entry> {
     let mut found = Vec::new();
     for device in names(File::new(DEVICES)) {
         if only.is_some_and(|only| only != device) {
             continue;
         }
-        let ports = File::new(DEVICES).join(&device).join("ports");
+        let folder = File::new(DEVICES).join(&device);
+        let iwarp = text(&folder.join("node_type")).is_some_and(|kind| kind.starts_with(RNIC));
+        let transport = if iwarp { Transport::Iwarp } else { Transport::Roce };
+        let ports = folder.join("ports");
         for port in names(&ports) {
             let (folder, Ok(port)) = (ports.join(&port), port.parse()) else { continue };
-            found.extend(table(&folder, interface).into_iter().map(|(index, gid)| Entry {
+            let gids = match transport {
+                Transport::Roce => table(&folder, &interface.name),
+                Transport::Iwarp if is_of(&folder, mac) => vec![(0, Gid::from_ipv4(interface.address))],
+                Transport::Iwarp => Vec::new(),
+            };
+            found.extend(gids.into_iter().map(|(index, gid)| Entry {
                 device: device.clone(),
+                transport,
                 port,
                 index,
                 gid,
@@ -129,6 +155,12 @@ fn entries(interface: &str, only: Option<&str>) -> Vec<Entry> {
         }
     }
     found
+}
+
+/// Whether a port of an iWARP device is that of the interface with this MAC address.
+fn is_of(port: &File, mac: Mac) -> bool {
+    let gid = text(&port.join("gids").join("0")).and_then(|gid| gid.parse::<Ipv6Addr>().ok());
+    gid.is_some_and(|gid| gid.octets()[..6] == mac.0)
 }
 
 /// Those of one port.
@@ -154,6 +186,22 @@ fn table(port: &File, interface: &str) -> Vec<(u8, Gid)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_iwarp_port_is_known_by_the_mac_address_in_its_gid() {
+        let port = std::env::temp_dir().join(format!("smc-rdma-iwarp-port-{}", std::process::id()));
+        fs::create_dir_all(port.join("gids")).expect("folder");
+        let gid = port.join("gids/0");
+        let mac = Mac([0x52, 0x54, 0, 0xaa, 0, 1]);
+        let found = ["5254:00aa:0001:0000:0000:0000:0000:0000", "5254:00aa:0002::", "garbage"].map(|text| {
+            fs::write(&gid, format!("{text}\n")).expect("file");
+            is_of(&port, mac)
+        });
+        fs::remove_file(&gid).expect("remove");
+        let absent = is_of(&port, mac);
+        fs::remove_dir_all(&port).expect("remove");
+        assert_eq!((found, absent), ([true, false, false], false));
+    }
 
     #[test]
     fn the_table_of_an_interface_has_its_rocev2_gids_with_an_ipv4_address() {

@@ -104,6 +104,8 @@ fn load() -> Result<(), String> {
         eids_length: eids.len(),
         device: device.as_ptr(),
         device_length: device.len(),
+        first_port: config.rdma_ports.0,
+        last_port: config.rdma_ports.1,
     };
     remote::install(table, &host).map_err(|e| format!("{} does not start ({e})", path.to_string_lossy()))?;
     log::debug!("{} is loaded", path.to_string_lossy());

@@ -125,7 +125,7 @@ reasons! {
     ErrRtok = 0x0999_0001, "SMC_CLC_DECL_ERR_RTOK",
         "no slot left for the peer's memory keys", "";
     ErrRdyLnk = 0x0999_0002, "SMC_CLC_DECL_ERR_RDYLNK",
-        "the queue pair could not be brought up", "check the RDMA connection between the hosts";
+        "the queue pair could not be brought up", "check the RDMA connection between the hosts; with iWARP, that one of SMC_RDMA_PORTS is free at the server and let through";
     ErrRegBuf = 0x0999_0003, "SMC_CLC_DECL_ERR_REGBUF",
         "a buffer could not be registered at the device", "raise the locked-memory limit (ulimit -l)";
 }

@@ -14,6 +14,7 @@
 //! - [`handshake`]: the CLC conversation of one connection, as client and as server, up to the end of CONFIRM LINK;
 //! - [`group`]: one link group with its single link: what is answered to the peer's LLC messages, what is sent of its own
 //!   accord, and when a link is given up;
+//! - [`iwarp`]: what is said besides where the devices are iWARP;
 //! - [`conn`]: one connection: cursors, flow control, urgent data, and the close states.
 //!
 //! Everything that comes from a peer is untrusted. Nothing here panics or reads outside a message, whatever the bytes;
@@ -32,6 +33,7 @@ pub mod diagnosis;
 pub mod group;
 pub mod handshake;
 pub mod ids;
+pub mod iwarp;
 pub mod llc;
 pub mod option;
 

@@ -98,7 +98,7 @@ fn server() -> Box<Established> {
     server.received(Clc::decode(proposal).unwrap());
     let Some(Action::PrepareServer(wish)) = server.poll_action() else { panic!() };
     assert_eq!((wish.eid, wish.key.peer_id, wish.key.gid), (eid(), PeerId::default(), confirm().link.gid));
-    let contact = Contact::First { direct: true, user_id: [0, 0, 1, 1] };
+    let contact = Contact::First { direct: true, user_id: [0, 0, 1, 1], iwarp: None };
     server.prepared(NOW, Ok(Prepared { local: local(&accept()), contact }));
     assert_eq!(server.poll_action(), Some(Action::SendClc(accept_bytes.clone())));
     server.received(Clc::decode(confirm_bytes).unwrap());

@@ -1,6 +1,7 @@
 //! A handshake under way: the bytes of its TCP connection, and what has been made for it.
 
 use crate::conn::Conn;
+use crate::engine::iwarp;
 use crate::engine::pending::{Pending, Side, Start};
 use crate::link::Link;
 use crate::port::Port;
@@ -41,6 +42,10 @@ pub struct Handshake {
     /// Server: what was wished.
     pub wish: Option<Wish>,
     pub made: Option<Made>,
+    /// iWARP server: the client is to have connected its queue pair by then.
+    pub connect_by: Option<Time>,
+    /// iWARP client: the first message is sent again then.
+    pub repeat_at: Option<Time>,
 }
 
 impl Handshake {
@@ -57,6 +62,8 @@ impl Handshake {
             deferred: None,
             wish: None,
             made: None,
+            connect_by: None,
+            repeat_at: None,
         }
     }
 
@@ -68,13 +75,25 @@ impl Handshake {
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        match &self.machine {
+        let deadline = match &self.machine {
             Machine::Client(client) => client.deadline(),
             Machine::Server(server) => server.deadline(),
-        }
+        };
+        [deadline, self.connect_by, self.repeat_at].into_iter().flatten().min()
     }
 
     pub fn timeout(&mut self, now: Time) {
+        if self.repeat_at.is_some_and(|at| at <= now) {
+            self.repeat_at = self.new_link().map(|link| {
+                log::debug!("link {}: the first message is repeated", link.id);
+                link.send_llc(iwarp::first_message());
+                now + iwarp::FIRST_MESSAGE_REPEAT
+            });
+        }
+        if self.connect_by.is_some_and(|by| by <= now) {
+            log::info!("descriptor {}: the peer has not connected its queue pair", self.socket.raw());
+            return self.connected(now, Err(Diagnosis::ERR_RDYLNK));
+        }
         match &mut self.machine {
             Machine::Client(client) => client.timeout(now),
             Machine::Server(server) => server.timeout(now),
@@ -92,6 +111,7 @@ impl Handshake {
     }
 
     pub fn connected(&mut self, now: Time, result: Result<(), Diagnosis>) {
+        self.connect_by = None;
         match &mut self.machine {
             Machine::Client(client) => client.connected(result),
             Machine::Server(server) => server.connected(now, result),

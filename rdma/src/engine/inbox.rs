@@ -27,6 +27,8 @@ pub enum Command {
     Messages(u64),
     /// A work request on this link was refused, or has failed.
     LinkFailed(u64),
+    /// iWARP: the queue pair of this link was not connected.
+    NotConnected(u64),
     /// Close everything, and end at that time at the latest.
     Finish(Time),
 }

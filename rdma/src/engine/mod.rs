@@ -9,6 +9,7 @@
 mod group;
 mod handshake;
 pub(crate) mod inbox;
+mod iwarp;
 pub(crate) mod listener;
 mod pending;
 mod prepare;
@@ -36,6 +37,8 @@ pub struct Config {
     pub buffer: SizeCode,
     /// Use this RDMA device only.
     pub device: Option<String>,
+    /// TCP ports on one of which an iWARP device is to listen.
+    pub ports: std::ops::RangeInclusive<u16>,
 }
 
 /// A process's SMC-R engine. See the [module](self).

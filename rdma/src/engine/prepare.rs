@@ -8,13 +8,15 @@ use super::runner::{key, Runner, Use, LINK};
 use crate::buffers::Buffers;
 use crate::conn::Conn;
 use crate::link::Link;
+use crate::port::Transport;
 use smc_core::sys::fd::OwnFd;
-use smc_core::sys::Errno;
+use smc_core::sys::{sock, Errno};
 use smc_wire::clc::Answer;
 use smc_wire::group::{LinkGroup, Role, FIRST_TOKEN};
 use smc_wire::handshake::{self, Action, Contact, Established, Local, Wish};
 use smc_wire::llc::DeleteReason;
-use smc_wire::Diagnosis;
+use smc_wire::{iwarp, Diagnosis};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 /// What is ready; `None`: it will be, or not, when the peer has answered.
@@ -53,8 +55,9 @@ impl Runner {
                 }
                 Action::PrepareServer(wish) => self.serve(number, handshake, wish),
                 Action::Connect(answer) => {
-                    let connected = connect(handshake, &answer);
-                    handshake.connected(now(), connected);
+                    if let Some(connected) = self.connect(handshake, &answer).transpose() {
+                        handshake.connected(now(), connected);
+                    }
                 }
                 Action::Done(outcome) => return Some(outcome),
             }
@@ -83,13 +86,22 @@ impl Runner {
 
     fn prepare_client(&mut self, number: u64, handshake: &mut Handshake, accept: &Answer) -> Prepared {
         if accept.is_first_contact() {
+            let port = handshake.port.as_ref().map(|port| port.transport);
+            let manager = iwarp::port(accept);
+            // Each kind of device has its own way to connect, and no other.
+            if (port == Some(Transport::Iwarp)) != manager.is_some() {
+                return Err(Diagnosis::NOSMCDEV);
+            }
             let (local, link) = self.first_contact(number, handshake)?;
-            if let Err(error) = link.ready_to_receive(&accept.link, accept.link.gid) {
+            if let Some(port) = manager {
+                let address = peer_address(handshake).ok_or(Diagnosis::NOSMCRDEV)?;
+                self.manager_connects(&link, SocketAddrV4::new(address, port), &accept.link)?;
+            } else if let Err(error) = link.ready_to_receive(&accept.link, accept.link.gid) {
                 log::info!("link {}: the queue pair cannot receive: {error}", link.id);
                 return Err(Diagnosis::ERR_RDYLNK);
             }
             let direct = link.port.is_direct(accept.link.gid);
-            return Ok(Some((local, Contact::First { direct, user_id: user_id(&link) })));
+            return Ok(Some((local, Contact::First { direct, user_id: user_id(&link), iwarp: None })));
         }
         let named = |group: &Group| group.wire.is_named_by(accept);
         let id = self.groups.iter().find(|(_, g)| named(g)).map(|(id, _)| *id).ok_or(Diagnosis::SYNCERR)?;
@@ -107,9 +119,14 @@ impl Runner {
                 return prepared;
             }
         }
+        let is_iwarp = handshake.port.as_ref().is_some_and(|port| port.transport == Transport::Iwarp);
+        if is_iwarp != wish.iwarp {
+            return Err(Diagnosis::NOSMCDEV);
+        }
         let (local, link) = self.first_contact(number, handshake)?;
+        let iwarp = if is_iwarp { Some(self.manager_listens(&link)?) } else { None };
         let direct = link.port.is_direct(wish.key.gid);
-        Ok(Some((local, Contact::First { direct, user_id: user_id(&link) })))
+        Ok(Some((local, Contact::First { direct, user_id: user_id(&link), iwarp })))
     }
 
     /// A link and a connection on it, for a new link group.
@@ -164,6 +181,19 @@ impl Runner {
         handshake.prepared(now(), prepared);
     }
 
+    /// Has the queue pair brought up. `None`: the connection manager does it, and the handshake hears of it later.
+    fn connect(&mut self, handshake: &mut Handshake, answer: &Answer) -> Result<Option<()>, Diagnosis> {
+        let link = handshake.new_link().map(Arc::clone).ok_or(Diagnosis::INTERR)?;
+        match (link.port.transport, handshake.side) {
+            (Transport::Roce, _) => bring_up(handshake, &link, answer).map(Some),
+            // It is connected, else there were no CONFIRM LINK.
+            (Transport::Iwarp, Side::Client) => Ok(Some(())),
+            (Transport::Iwarp, Side::Server) => {
+                self.manager_accepts(handshake, &link, &answer.link).map(|()| None)
+            }
+        }
+    }
+
     /// A handshake is over.
     fn ended(&mut self, handshake: Handshake, outcome: handshake::Outcome) {
         self.epoll.remove(handshake.socket.raw());
@@ -194,6 +224,7 @@ impl Runner {
         // If the connection is TCP, its end is the program's to say.
         drop(socket);
         pending.finish(outcome);
+        self.manager_rests();
         if forming.is_some() {
             let same = |h: &Handshake| h.deferred.is_some_and(|wish| Some(wish.key) == forming);
             let deferred = self.handshakes.iter().filter(|(_, h)| same(h)).map(|(number, _)| *number);
@@ -286,9 +317,13 @@ fn tell(handshake: &mut Handshake, prepared: Prepared) {
     }
 }
 
-/// Brings the queue pair up.
-fn connect(handshake: &Handshake, answer: &Answer) -> Result<(), Diagnosis> {
-    let link = handshake.new_link().ok_or(Diagnosis::INTERR)?;
+/// Where the other end of its TCP connection is.
+fn peer_address(handshake: &Handshake) -> Option<Ipv4Addr> {
+    sock::peer(handshake.socket.raw()).ok()?.v4().map(Ipv4Addr::from)
+}
+
+/// Brings a RoCE queue pair up.
+fn bring_up(handshake: &Handshake, link: &Link, answer: &Answer) -> Result<(), Diagnosis> {
     let brought_up = match (handshake.side, handshake.wish) {
         // It receives since the ACCEPT.
         (Side::Client, _) => link.ready_to_send(),

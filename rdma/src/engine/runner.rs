@@ -3,12 +3,13 @@
 use super::group::{Group, LAST_WORDS};
 use super::handshake::{Handshake, Machine};
 use super::inbox::{Command, Inbox};
+use super::iwarp::Manager;
 use super::listener::{Listener, Taken, PROMPT};
 use super::pending::{Pending, Side, Start, When};
 use super::{now, Config, Outcome};
 use crate::conn::Conn;
 use crate::link::{Link, LOOK_AGAIN};
-use crate::port::Port;
+use crate::port::{Port, Transport};
 use crate::sys::{self, Epoll, Event};
 use crate::verbs::AsyncEvent;
 use smc_core::capability::{self, Peer};
@@ -18,7 +19,7 @@ use smc_wire::clc::{Decline, FirstContact, Proposal, Version};
 use smc_wire::group::{self, Incoming};
 use smc_wire::handshake::{Client, Failure, Fallback, Host, Server, ServerConfig};
 use smc_wire::llc::{DeleteReason, Llc};
-use smc_wire::{cdc, Bounded, Diagnosis, PeerId, Time};
+use smc_wire::{cdc, iwarp, Bounded, Diagnosis, PeerId, Time};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ const CONNECTION: u64 = 3;
 const DEVICE: u64 = 4;
 const CONNECTING: u64 = 5;
 const LISTENER: u64 = 6;
+pub(super) const MANAGER: u64 = 7;
 
 pub(super) fn key(kind: u64, number: u64) -> u64 {
     kind << KIND_SHIFT | number
@@ -76,6 +78,8 @@ pub(super) struct Runner {
     pub handshakes: HashMap<u64, Handshake>,
     pub links: HashMap<u64, (Arc<Link>, Use)>,
     pub groups: HashMap<u64, Group>,
+    /// iWARP.
+    pub manager: Manager,
     connections: HashMap<u64, Watched>,
     /// Connections whose TCP has ended, and when to look at them.
     suspects: Vec<(Time, u64)>,
@@ -104,6 +108,7 @@ impl Runner {
             handshakes: HashMap::new(),
             links: HashMap::new(),
             groups: HashMap::new(),
+            manager: Manager::default(),
             connections: HashMap::new(),
             suspects: Vec::new(),
             unarmed: Vec::new(),
@@ -166,6 +171,7 @@ impl Runner {
             }
             DEVICE => self.device_event(number),
             CONNECTING => self.connected(number),
+            MANAGER => self.manager_events(),
             LISTENER => {
                 if let Some(listener) = self.listeners.get(&number) {
                     self.queued.push((now() + PROMPT, number, listener.accepts()));
@@ -199,6 +205,7 @@ impl Runner {
             Command::Over(id) => self.sweep(id),
             Command::Messages(id) => self.take(id, false),
             Command::LinkFailed(id) => self.link_failed(id),
+            Command::NotConnected(id) => self.manager_gives_up(id),
             Command::Finish(at) => {
                 self.finishing = Some(at);
                 for watched in self.connections.values() {
@@ -296,7 +303,10 @@ impl Runner {
             (Side::Client, Some(port)) if start.decline.is_none() => {
                 let eids = self.config.eids.iter().copied().take(8).collect::<Vec<_>>();
                 let eids = Bounded::try_from(eids).unwrap_or_default();
-                let proposal = Proposal::smc_r_v2(peer_id, port.mac, port.gid, eids);
+                let mut proposal = Proposal::smc_r_v2(peer_id, port.mac, port.gid, eids);
+                if port.transport == Transport::Iwarp {
+                    proposal.vendor = iwarp::OFFER;
+                }
                 Machine::Client(Client::new(now(), proposal, self.host))
             }
             (Side::Client, _) => {
@@ -374,6 +384,12 @@ impl Runner {
     }
 
     fn message(&mut self, id: u64, bytes: &[u8]) {
+        if let Some((link, Use::Forming(_))) = self.links.get(&id) {
+            let link = Arc::clone(link);
+            if self.manager_takes_first_message(&link) {
+                return;
+            }
+        }
         match self.links.get(&id).map(|(_, used)| *used) {
             Some(Use::Forming(_)) if bytes.first() == Some(&cdc::TYPE) => {}
             Some(Use::Forming(number)) => {
@@ -399,7 +415,7 @@ impl Runner {
         }
     }
 
-    fn link_failed(&mut self, id: u64) {
+    pub fn link_failed(&mut self, id: u64) {
         match self.links.get(&id).map(|(_, used)| *used) {
             Some(Use::Forming(number)) => self.with_handshake(number, |handshake, _| handshake.link_failed()),
             Some(Use::Group) => {
@@ -481,6 +497,7 @@ impl Runner {
         if let Some((link, _)) = self.links.remove(&id) {
             self.epoll.remove(link.fd());
             link.fail();
+            self.manager_forgets(id);
         }
     }
 

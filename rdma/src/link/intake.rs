@@ -14,7 +14,7 @@
 use super::{Link, Slot, IS_RECEIVE, RECEIVE};
 use crate::conn::Conn;
 use crate::engine::inbox::Command;
-use crate::verbs::{Completed, Completion};
+use crate::verbs::{Completed, Completion, WRITE_DONE};
 use parking_lot::{Mutex, MutexGuard};
 use smc_core::sys::{self, Result};
 use smc_wire::cdc::{self, Cdc};
@@ -184,6 +184,9 @@ impl Link {
                 return Err(sys::Errno(libc::EIO));
             }
         };
+        if completion.id == WRITE_DONE {
+            return Ok(());
+        }
         if completion.id & IS_RECEIVE == 0 {
             if let Slot::Cdc { conn, sent } = self.free(completion.id as usize) {
                 conn.sent(sent);

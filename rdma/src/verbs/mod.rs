@@ -1,17 +1,19 @@
-//! libibverbs, as far as SMC-R needs it: a thin safe layer over `rdma-sys`, and the only place that calls it.
+//! libibverbs, and librdmacm where it is needed, as far as SMC-R needs them: a thin safe layer over `rdma-sys`, and the only place that
+//! calls them.
 //!
 //! An object keeps those it was made from alive, so the order of destruction is right whatever is dropped first. All of
 //! them may be used by several threads: libibverbs locks its own objects.
 
 mod completion;
 mod context;
+pub mod manager;
 mod memory;
 mod queue_pair;
 
 pub use completion::{Completed, Completion, CompletionQueue};
 pub use context::{AsyncEvent, Context, PortState, ProtectionDomain};
 pub use memory::{Access, Memory, MemoryRegion};
-pub use queue_pair::{Path, Piece, QueuePair, RemoteEnd, Write};
+pub use queue_pair::{Path, Piece, QueuePair, RemoteEnd, Write, WRITE_DONE};
 
 use smc_core::sys::Errno;
 

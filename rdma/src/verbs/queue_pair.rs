@@ -29,11 +29,16 @@ const RNR_TIMER: u8 = 5;
 /// One gateway or more may lie between.
 const HOP_LIMIT: u8 = 64;
 
+/// The number of completed writes, where those complete by themselves.
+pub const WRITE_DONE: u64 = u64::MAX;
+
 /// A queue pair.
 pub struct QueuePair {
     raw: NonNull<ibv_qp>,
     /// Messages go into the work requests.
     inline: bool,
+    /// Writes complete by themselves.
+    signal_writes: bool,
     _domain: Arc<ProtectionDomain>,
     _queue: Arc<CompletionQueue>,
 }
@@ -96,12 +101,13 @@ fn mask(parts: &[Mask]) -> u32 {
 
 impl QueuePair {
     /// A queue pair in state RESET, for `sends` and `receives` work requests under way. Completions of both come to the queue; of sends
-    /// only those of messages.
+    /// only those of messages, and with `signal_writes` those of writes as [`WRITE_DONE`].
     pub fn new(
         domain: &Arc<ProtectionDomain>,
         queue: &Arc<CompletionQueue>,
         sends: u32,
         receives: u32,
+        signal_writes: bool,
     ) -> Result<QueuePair> {
         let create = |inline: u32| {
             let mut init = ibv_qp_init_attr {
@@ -130,14 +136,23 @@ impl QueuePair {
         Ok(QueuePair {
             raw: raw.ok_or_else(last_error)?,
             inline: granted >= INLINE,
+            signal_writes,
             _domain: Arc::clone(domain),
             _queue: Arc::clone(queue),
         })
     }
 
     pub fn number(&self) -> U24 {
+        U24::truncated(self.raw_number())
+    }
+
+    pub(super) fn raw_number(&self) -> u32 {
         // SAFETY: the queue pair is valid.
-        U24::truncated(unsafe { (*self.raw.as_ptr()).qp_num })
+        unsafe { (*self.raw.as_ptr()).qp_num }
+    }
+
+    pub(super) fn raw(&self) -> *mut ibv_qp {
+        self.raw.as_ptr()
     }
 
     fn modify(&self, mut attributes: ibv_qp_attr, parts: &[Mask]) -> Result<()> {
@@ -156,6 +171,14 @@ impl QueuePair {
             to,
             &[Mask::IBV_QP_STATE, Mask::IBV_QP_PKEY_INDEX, Mask::IBV_QP_PORT, Mask::IBV_QP_ACCESS_FLAGS],
         )
+    }
+
+    /// RESET to INIT, for one that the connection manager will connect.
+    pub fn init_for_manager(&self) -> Result<()> {
+        let mut to = attributes(ibv_qp_state::IBV_QPS_INIT);
+        to.qp_access_flags =
+            ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0 | ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0;
+        self.modify(to, &[Mask::IBV_QP_STATE, Mask::IBV_QP_ACCESS_FLAGS])
     }
 
     /// INIT to ready to receive.
@@ -221,7 +244,7 @@ impl QueuePair {
         check(unsafe { ibv_post_recv(self.raw.as_ptr(), &mut request, &mut bad) })
     }
 
-    /// Posts RDMA writes and behind them a message, which alone completes, with `id`. The regions must be kept until then; so must
+    /// Posts RDMA writes and behind them a message, which completes with `id`. The regions must be kept until then; so must
     /// the bytes.
     pub fn send(&self, id: u64, writes: &[Write<'_>], message: Piece<'_>) -> Result<()> {
         assert!(writes.len() <= WRITES, "more writes than a ring has ends");
@@ -239,6 +262,10 @@ impl QueuePair {
             request.sg_list = &raw mut elements[first];
             request.num_sge = (used - first) as i32;
             request.opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE;
+            if self.signal_writes {
+                request.wr_id = WRITE_DONE;
+                request.send_flags = ibv_send_flags::IBV_SEND_SIGNALED.0;
+            }
             request.wr.rdma.remote_addr = write.address;
             request.wr.rdma.rkey = write.rkey;
         }

@@ -20,6 +20,9 @@ pub const CALL_WEIGHT: u64 = 2 << 10;
 /// Of one ring. Larger ones leave the cache of most machines.
 pub const DEFAULT_RING: u64 = 256 << 10;
 
+/// Those that Alibaba Cloud reserves for SMC-R over eRDMA.
+pub const DEFAULT_RDMA_PORTS: (u16, u16) = (65500, 65515);
+
 /// What makes SMC of a program's sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
@@ -54,6 +57,8 @@ pub struct Config {
     pub rdma_device: String,
     /// SMC_RDMA_SPIN: how long a wait on SMC-R watches before it sleeps, in microseconds.
     pub rdma_spin: u32,
+    /// SMC_RDMA_PORTS: TCP ports, first and last, on one of which an iWARP device listens; none is 0.
+    pub rdma_ports: (u16, u16),
     /// SMC_RDMA_LIBRARY: in place of the libsmc_rdma.so beside this library.
     pub rdma_library: Option<CString>,
     /// SMC_TEST_SWITCH: in tests, a direction leaves its medium after this many calls on average; 0 never.
@@ -73,6 +78,7 @@ impl Default for Config {
             ueids: vec![ueid::DEFAULT.to_owned()],
             rdma_device: String::new(),
             rdma_spin: DEFAULT_RDMA_SPIN,
+            rdma_ports: DEFAULT_RDMA_PORTS,
             rdma_library: None,
             test_switch: 0,
         }
@@ -106,6 +112,7 @@ pub const FILE_SETTINGS: &[&str] = &[
     "SMC_REPORT",
     "SMC_RDMA_DEVICE",
     "SMC_RDMA_SPIN",
+    "SMC_RDMA_PORTS",
 ];
 /// In the environment alone: which code runs is not for a file to say.
 const RDMA_LIBRARY: &str = "SMC_RDMA_LIBRARY";
@@ -164,6 +171,7 @@ impl Config {
                         })?,
                     }
             }
+            "SMC_RDMA_PORTS" => self.rdma_ports = ports(text)?,
             RDMA_LIBRARY => {
                 let path = CString::new(text).map_err(|_| "a NUL byte is no part of a path".to_owned())?;
                 self.rdma_library = Some(path).filter(|path| !path.is_empty());
@@ -186,6 +194,22 @@ fn size(text: &str, default: u64, low: u64, high: u64) -> Result<u64, String> {
 
 fn ring(text: &str) -> Result<u64, String> {
     size(text, DEFAULT_RING, 1, MAX_RING).map(|n| n.next_power_of_two().max(MIN_RING))
+}
+
+/// A port, or the first and the last of several with a hyphen between.
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    if text.is_empty() {
+        return Ok(DEFAULT_RDMA_PORTS);
+    }
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse::<u16>().ok(),
+        false => None,
+    };
+    match (port(first), port(last)) {
+        (Some(first), Some(last)) if 0 < first && first <= last => Ok((first, last)),
+        _ => Err("is no range of ports, FIRST-LAST, from 1 to 65535".to_owned()),
+    }
 }
 
 fn check_log(text: &str) -> Result<(), String> {
@@ -244,6 +268,17 @@ mod tests {
     }
 
     #[test]
+    fn ports_are_one_or_a_range() {
+        assert_eq!(ports(""), Ok((65500, 65515)));
+        assert_eq!(ports("1"), Ok((1, 1)));
+        assert_eq!(ports("65535-65535"), Ok((65535, 65535)));
+        assert_eq!(ports("7000-7003"), Ok((7000, 7003)));
+        for bad in ["0", "0-1", "2-1", "-", "1-", "-1", "+1", "1-65536", "1-2-3", "1 - 2", "http"] {
+            assert!(ports(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn values_that_make_no_sense_change_nothing() {
         let mut config = Config::default();
         for (name, value) in [
@@ -257,6 +292,7 @@ mod tests {
             ("SMC_BACKEND", "Kernel"),
             ("SMC_UEID", "lower"),
             ("SMC_LOG", "loud"),
+            ("SMC_RDMA_PORTS", "65515-65500"),
             ("SMC_LOG", "info:"),
             ("SMC_REPORT", "a\0b"),
             ("SMC_RUN_DIR", "/run/smc"),

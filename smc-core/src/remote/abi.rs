@@ -33,6 +33,9 @@ pub struct Host {
     /// The name of the one RDMA device to be used; length 0: any.
     pub device: *const u8,
     pub device_length: usize,
+    /// The first and the last of the TCP ports on one of which an iWARP device is to listen.
+    pub first_port: u16,
+    pub last_port: u16,
 }
 
 /// In [`Start::flags`]: this end has accepted the connection; else it has opened it.

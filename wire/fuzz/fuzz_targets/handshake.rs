@@ -98,7 +98,7 @@ fuzz_target!(|bytes: &[u8]| {
                 Err(_) => both!(&mut side, s => s.link_failed()),
             },
             2 | 3 | 4 => {
-                let contact = Contact::First { direct: true, user_id: [0, 0, 1, 1] };
+                let contact = Contact::First { direct: true, user_id: [0, 0, 1, 1], iwarp: None };
                 let contact = if step % 10 == 2 { contact } else { Contact::Later };
                 let failed = step % 10 == 4;
                 match &mut side {

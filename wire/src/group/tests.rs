@@ -375,7 +375,7 @@ fn a_group_that_is_told_to_end_says_so_and_takes_nobody() {
 #[test]
 fn groups_are_found_by_what_the_kernel_finds_them_by() {
     let terms = Terms { release: 1, max_connections: 16, max_links: 1, direct: true };
-    let wish = Wish { key: key(), mac: Mac::default(), eid: Eid::new("A").unwrap(), terms };
+    let wish = Wish { key: key(), mac: Mac::default(), eid: Eid::new("A").unwrap(), terms, iwarp: false };
     let server = group(Role::Server);
     assert!(server.serves(&wish) && !group(Role::Client).serves(&wish));
     let elsewhere = Gid::from_ipv4(Ipv4Addr::new(192, 0, 2, 8));

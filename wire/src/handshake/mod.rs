@@ -129,6 +129,8 @@ pub struct Wish {
     pub eid: Eid,
     /// For a new link group, `direct` not yet set.
     pub terms: Terms,
+    /// The client's device is iWARP ([`crate::iwarp`]).
+    pub iwarp: bool,
 }
 
 /// How a handshake ended.

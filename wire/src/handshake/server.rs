@@ -10,7 +10,7 @@ use crate::clc::{
     Answer, Chosen, Clc, Decline, FirstContact, Kind, Malformed, Offers, Proposal, Version, LINUX,
 };
 use crate::llc::{self, AddLink, Body, ConfirmLink, Llc};
-use crate::{Bounded, Diagnosis, Eid, MtuCode, PeerId, Time, U24};
+use crate::{iwarp, Bounded, Diagnosis, Eid, MtuCode, PeerId, Time, U24};
 
 /// The number of the first link of a link group.
 const FIRST_LINK: u8 = 1;
@@ -37,6 +37,8 @@ pub enum Contact {
         direct: bool,
         /// For display.
         user_id: [u8; 4],
+        /// The port on which the server listens with rdma_cm, where its device is iWARP ([`crate::iwarp`]).
+        iwarp: Option<u16>,
     },
     /// One whose first contact is finished.
     Later,
@@ -151,7 +153,7 @@ impl Server {
         };
         let first_contact = match prepared.contact {
             Contact::Later => None,
-            Contact::First { direct, .. } => {
+            Contact::First { direct, iwarp, .. } => {
                 wish.terms.direct = direct;
                 let limits = match wish.terms {
                     Terms { release: 0, .. } => (0, 0),
@@ -165,7 +167,7 @@ impl Server {
                     max_connections: limits.0,
                     max_links: limits.1,
                     features: self.config.host.features,
-                    vendor: [0; 4],
+                    vendor: iwarp::vendor(iwarp),
                     gids: Bounded::new(),
                 })
             }
@@ -283,7 +285,7 @@ impl Server {
             },
         };
         let key = GroupKey { peer_id: proposal.peer_id, gid: offer.gid };
-        Ok(Wish { key, mac: proposal.mac, eid: *eid, terms })
+        Ok(Wish { key, mac: proposal.mac, eid: *eid, terms, iwarp: iwarp::is_offered(proposal) })
     }
 
     fn confirm(&mut self, wish: Wish, prepared: Prepared, confirm: Answer) {

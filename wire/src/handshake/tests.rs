@@ -60,7 +60,7 @@ fn config() -> ServerConfig {
 }
 
 fn first() -> Contact {
-    Contact::First { direct: true, user_id: [0, 0, 1, 1] }
+    Contact::First { direct: true, user_id: [0, 0, 1, 1], iwarp: None }
 }
 
 fn clc(action: Option<Action>) -> Clc {
@@ -528,4 +528,27 @@ fn what_is_not_due_and_what_is_not_clc_closes_the_connection() {
     let mut server = Server::new(START, config());
     server.closed();
     assert_eq!(done(server.poll_action()), Outcome::Failed(Failure::Closed));
+}
+
+#[test]
+fn an_iwarp_client_and_server_know_of_each_other_and_the_client_where_to_connect() {
+    let plain = Proposal { vendor: [0; 8], ..proposal() };
+    for (proposal, offered) in
+        [(plain, false), (Proposal { vendor: crate::iwarp::OFFER, ..proposal() }, true)]
+    {
+        let mut server = Server::new(START, config());
+        server.received(Clc::decode(&proposal.encode()).unwrap());
+        let Some(Action::PrepareServer(wish)) = server.poll_action() else { panic!() };
+        assert_eq!(wish.iwarp, offered);
+    }
+    let (_, accept) = accept(proposal(), first());
+    assert_eq!(crate::iwarp::port(&accept), None);
+    let Contact::First { direct, user_id, .. } = first() else { panic!() };
+    for (said, found) in [(Some(65501), Some(65501)), (Some(0), None), (None, None)] {
+        let (_, accept) = self::accept(proposal(), Contact::First { direct, user_id, iwarp: said });
+        let Clc::Accept(accept) = Clc::decode(&accept.encode(Kind::Accept)).unwrap() else { panic!() };
+        assert_eq!(crate::iwarp::port(&accept), found);
+    }
+    let (_, later) = self::accept(proposal(), Contact::Later);
+    assert_eq!(crate::iwarp::port(&later), None);
 }

@@ -474,7 +474,7 @@ impl World {
                         self.hosts[1].groups.iter().find(|(_, group)| group.serves(&wish)).map(|(l, _)| *l);
                     let contact = match later {
                         Some(_) => Contact::Later,
-                        None => Contact::First { direct: true, user_id: [0; 4] },
+                        None => Contact::First { direct: true, user_id: [0; 4], iwarp: None },
                     };
                     let prepared = match self.refuse[1].take() {
                         Some(diagnosis) => Err(diagnosis),

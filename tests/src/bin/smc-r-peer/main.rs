@@ -9,6 +9,7 @@ mod transport;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use smc_core::capability;
+use smc_core::config::DEFAULT_RDMA_PORTS;
 use smc_rdma::{Config, Engine};
 use smc_tests::sys::{self, Address};
 use smc_wire::{Eid, SizeCode, Time};
@@ -142,7 +143,9 @@ fn main() -> ExitCode {
 fn run(options: Options, server: bool) -> Outcome {
     let eids = vec![Eid::new(&options.eid).ok_or("no such enterprise id")?];
     let buffer = SizeCode::fitting(options.buffer * 1024);
-    let engine = Engine::new(Config { eids, buffer, device: None }).map_err(failed("engine"))?;
+    let (first, last) = DEFAULT_RDMA_PORTS;
+    let engine =
+        Engine::new(Config { eids, buffer, device: None, ports: first..=last }).map_err(failed("engine"))?;
     let engine = Arc::new(engine);
     let result = if server { listen(&options, &engine) } else { connect(&options, &engine) };
     engine.finish(LAST_CLOSE);
