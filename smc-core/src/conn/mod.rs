@@ -25,6 +25,7 @@ use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::link::proof;
 use crate::link::rendezvous::{self, Rendezvous};
 use crate::link::{Bell, Doorbells, TakenSlot};
 use crate::lock::{self, Lock};
@@ -776,6 +777,9 @@ impl Conn {
         if !interrupted {
             let mut cold = self.cold.lock();
             slot = cold.slot();
+            if !matches!(cold.rendezvous, Rendezvous::Idle) {
+                proof::hide(fd);
+            }
             *cold = Cold::default();
         }
         let phase = self.phase.load(Ordering::SeqCst);

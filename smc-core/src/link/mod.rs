@@ -10,7 +10,7 @@
 
 pub mod lending;
 pub mod message;
-mod proof;
+pub(crate) mod proof;
 pub mod rendezvous;
 
 use core::cell::UnsafeCell;

@@ -17,9 +17,10 @@ use crate::epoll::kernel;
 use crate::sys::fd::{self, OwnFd};
 use crate::sys::Errno;
 
-/// Sockets that are shown at a time. The text for so many fits in [`TEXT`] bytes.
-const SHOWN: usize = 40;
-const TEXT: usize = 4096;
+/// Sockets that are shown at a time, which a peer must read through to find its own. The text for so many fits in [`TEXT`]
+/// bytes.
+const SHOWN: usize = 16;
+const TEXT: usize = 2048;
 
 /// The instance, and the sockets that are in it.
 pub(super) struct Proof {
@@ -52,6 +53,13 @@ impl Proof {
         Ok(epoll)
     }
 
+    fn hide(&mut self, fd: i32) {
+        if let Some(place) = self.shown.iter_mut().find(|shown| **shown == fd) {
+            *place = -1;
+            kernel::delete(self.epoll.raw(), fd);
+        }
+    }
+
     pub(super) fn epoll(&self) -> &OwnFd {
         &self.epoll
     }
@@ -66,6 +74,18 @@ pub(super) fn show(fd: i32) -> i32 {
         links.proof.as_mut().ok_or(Errno(libc::EMFILE))?.show(fd)
     })
     .unwrap_or(-1)
+}
+
+/// The peer has looked at `fd`, or this process is about to close it; -1: it was closed, unseen. (Where another process goes on
+/// with the socket, it would still be shown as this one's.)
+pub(crate) fn hide(fd: i32) {
+    let _ = with_links(|links| {
+        if fd < 0 {
+            links.proof = None;
+        }
+        links.proof.iter_mut().for_each(|proof| proof.hide(fd));
+        Ok(())
+    });
 }
 
 /// Whether process `pid` shows by its `number` that it holds the socket with this inode. False says nothing. `socket`: any
@@ -145,6 +165,10 @@ mod tests {
         assert!(!is_here(number, inode(other.as_raw_fd())));
         assert!(!is_here(socket.as_raw_fd(), shown), "not an epoll instance");
         assert!(!is_here(-1, shown));
+        proof.hide(socket.as_raw_fd());
+        assert!(!is_here(number, shown));
+        assert_eq!(proof.show(socket.as_raw_fd()), Ok(number));
+        assert!(is_here(number, shown));
         drop(socket);
         assert!(!is_here(number, shown), "it keeps nothing open");
     }

@@ -361,6 +361,8 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
         }
         Ok(n) => n,
     };
+    // Who answers has looked.
+    proof::hide(fd);
     if let Ok(decline) = Decline::decode(&buf[..n]) {
         return match verify(&pair, &stream, decline.held) {
             Ok(_) => refused(conn, &decline),
