@@ -221,7 +221,7 @@ impl Link {
         None
     }
 
-    /// Sends a connection's CDC message behind its writes; `sent` is what [`Done::Sent`] is to say.
+    /// Sends a connection's CDC message behind its writes; `sent` is what [`Conn::sent`] is to be told.
     pub fn send_cdc(
         &self,
         Reserved(slot): Reserved,

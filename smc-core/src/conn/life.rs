@@ -1,0 +1,180 @@
+//! Descriptors of a connection, its end, and forks.
+
+use core::sync::atomic::Ordering;
+
+use super::{eager, Cold, Conn, ATTACHED, CONNS, FREE};
+use crate::link::rendezvous::Rendezvous;
+use crate::link::{proof, Bell};
+use crate::reason::{Detail, Why};
+use crate::registry::{Kind, SocketRecord, REGISTRY};
+use crate::sys::{sock, Errno};
+use crate::{epoll, lock, report};
+
+impl Conn {
+    /// Another descriptor of this process stands for the connection now.
+    pub fn add_alias(&self) {
+        self.aliases.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Descriptors of this process that stand for the connection.
+    pub fn aliases(&self) -> u32 {
+        self.aliases.load(Ordering::Relaxed)
+    }
+
+    /// The descriptor under which the tools list the connection.
+    pub fn listed_fd(&self) -> i32 {
+        self.entry().fd()
+    }
+
+    pub fn list_as(&self, fd: i32) {
+        self.entry().set_fd(fd);
+    }
+
+    /// Descriptor `fd` is about to be closed (-1: it was, unseen). After the last one the `Conn` is free for others.
+    pub fn close(&'static self, fd: i32) {
+        if self.aliases.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        report::connection_closes(self, fd);
+        epoll::connection_closes(self);
+        // One that an end shut down first ended too soon, too.
+        if self.pinned().is_none_or(|why| matches!(why.detail, Detail::ShutDown | Detail::PeerShutDown)) {
+            eager::connection_ends(
+                self.is_active(),
+                self.weight.load(Ordering::Relaxed),
+                self.entry().ring_bytes(),
+            );
+        }
+        let end = self.end();
+        // A step of the rendezvous that another thread takes is waited for; it never blocks. One that this thread
+        // interrupted (a signal handler that closes) cannot be.
+        let interrupted = self.advancer.load(Ordering::Relaxed) == lock::tid();
+        let mut slot = None;
+        if !interrupted {
+            let mut cold = self.cold.lock();
+            slot = cold.slot();
+            if !matches!(cold.rendezvous, Rendezvous::Idle) {
+                proof::hide(fd);
+            }
+            *cold = Cold::default();
+        }
+        let phase = self.phase.load(Ordering::SeqCst);
+        let attached = phase == ATTACHED;
+        let end_index = self.end_index.load(Ordering::Relaxed).checked_sub(1);
+        if attached {
+            self.pay_debt(fd);
+            // With both locks no call is inside; later ones meet another generation. A signal handler that closes
+            // what it interrupted goes ahead without.
+            let rx = end.rx.lock.lock();
+            let tx = end.tx.lock.lock();
+            if end.held_alone() {
+                self.last_close(fd);
+            }
+            self.retire();
+            drop((rx, tx));
+        } else if phase > ATTACHED {
+            let rx = end.rx.lock.lock();
+            let tx = end.tx.lock.lock();
+            let phase = self.phase.load(Ordering::SeqCst);
+            self.close_far(phase);
+            self.retire();
+            drop((rx, tx));
+        } else {
+            self.retire();
+        }
+        REGISTRY.free(self.entry());
+        let last = end.let_go(end_index);
+        if let Some(slot) = slot {
+            crate::link::leave_slot(&slot, last);
+        }
+        if !interrupted {
+            CONNS.free(self.index());
+        }
+    }
+
+    fn retire(&self) {
+        self.phase.store(FREE, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// No other process holds the socket: what TCP would do at the close must follow from the ring too. (One that the
+    /// descriptor was passed to may, but then nothing is read from the ring any more.)
+    fn last_close(&self, fd: i32) {
+        let handed_over = self.is_pinned();
+        if self.ring_state().readable && !handed_over {
+            // TCP answers a close with unread data by a reset, so that the sender learns of the loss.
+            let _ = sock::reset_at_close(fd);
+        }
+        if self.tx_let_go(&self.end().tx) {
+            self.ring_peer(Bell::Data);
+        }
+        self.view().mine().set_closed();
+    }
+
+    /// The peer broke the ring's rules: this connection ends, and nothing else.
+    #[cold]
+    pub(crate) fn broken(&self, fd: i32) -> Errno {
+        log::error!("fd {fd}: the peer wrote impossible values into shared memory; connection ended");
+        let why = Why::new(Detail::RingGarbled);
+        let _ = self.end().pinned.compare_exchange(0, why.pack(), Ordering::SeqCst, Ordering::SeqCst);
+        self.entry().set_why(why);
+        let _ = sock::shutdown(fd, libc::SHUT_RDWR);
+        Errno(libc::ECONNRESET)
+    }
+
+    /// The line of this connection for SMC_REPORT.
+    pub(crate) fn record(&self, fd: i32) -> SocketRecord {
+        let known = self.cold.try_lock().and_then(|cold| cold.ends.as_deref().copied());
+        SocketRecord::of_own(self.entry(), fd, known)
+    }
+
+    // --- fork ---
+
+    pub(crate) fn fork_begins(&self) {
+        self.end().fork_begins();
+    }
+
+    /// The child can borrow no buffer.
+    pub(crate) fn borrow_for_child(&self) {
+        if self.is_attached() {
+            let _ = crate::link::lending::borrow(&self.view(), &self.end().tx);
+        }
+    }
+
+    pub(crate) fn fork_failed(&self) {
+        self.end().fork_failed();
+    }
+
+    /// In a child that has none of the epoll instances.
+    pub(crate) fn forget_registrations(&self) {
+        self.registrations.store(0, Ordering::Relaxed);
+    }
+
+    /// In the child, which has one thread: what other threads of the parent were doing is not going on here.
+    pub(crate) fn forked(&self) {
+        self.end().fork_done_in_child();
+        self.end_index.store(0, Ordering::Relaxed);
+        self.rx.waiters.store(0, Ordering::Relaxed);
+        self.held.store(0, Ordering::Relaxed);
+        self.rx.native.store(0, Ordering::Relaxed);
+        self.tx.native.store(0, Ordering::Relaxed);
+        self.attached_here.store(0, Ordering::Relaxed);
+        self.advancer.store(0, Ordering::Relaxed);
+        if self.cold.is_locked() {
+            // SAFETY: the holder is a thread of the parent; here is only this one.
+            unsafe { self.cold.force_unlock() };
+        }
+        if let Some(mut cold) = self.cold.try_lock() {
+            // Drops the copies of descriptors only: the parent goes on with its own.
+            if cold.slot().is_none() {
+                cold.rendezvous = Rendezvous::default();
+            }
+        }
+        let old = self.entry();
+        let entry = REGISTRY.alloc(old.fd(), Kind::Connection);
+        entry.set_status(old.mode(), old.why());
+        entry.set_peer_reason(old.peer_reason());
+        self.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
+        self.far_forked();
+    }
+}
