@@ -9,6 +9,7 @@
 
 mod counts;
 mod eager;
+mod far;
 pub mod io;
 mod life;
 mod moving;
