@@ -250,7 +250,8 @@ impl<C> LinkGroup<C> {
     pub fn heard(&mut self, at: Time) {
         if self.received < at && self.state != State::Ended {
             self.received = at;
-            self.testing = None;
+            // What came before the question answers nothing.
+            self.testing = self.testing.filter(|sent| *sent >= at);
         }
     }
 
