@@ -250,6 +250,23 @@ fn a_group_that_ends_is_not_tested() {
 }
 
 #[test]
+fn what_was_heard_counts_as_a_sign_of_life_unless_it_came_before_the_question() {
+    let mut group = group(Role::Client);
+    group.add("a connection");
+    group.heard(START + 4 * SECOND);
+    assert_eq!(group.deadline(), Some(START + 34 * SECOND));
+    group.test(START + 5 * SECOND);
+    actions(&mut group);
+    // Told of late.
+    group.heard(START + 4 * SECOND + SECOND / 2);
+    assert_eq!(group.deadline(), Some(START + 7 * SECOND));
+    group.heard(START + 6 * SECOND);
+    assert_eq!(group.deadline(), Some(START + 36 * SECOND));
+    group.timeout(START + 7 * SECOND);
+    assert_eq!((actions(&mut group), group.has_ended()), (vec![], false));
+}
+
+#[test]
 fn a_link_that_fails_while_it_is_tested_ends_the_group_once() {
     let mut group = group(Role::Client);
     group.add("a connection");
