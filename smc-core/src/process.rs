@@ -2,7 +2,7 @@
 //!
 //! | event | parent | child |
 //! |---|---|---|
-//! | fork | `prepare` takes every lock below, in this order, so that the child's copy is consistent; `parent` releases | `child` makes the locks free, keeps every connection (its state is in memory both share), gives up rendezvous under way, lists itself anew for the tools, and is another process to its peers |
+//! | fork | `prepare` takes every lock below, in its order, so that the child's copy is consistent; `parent` releases | `child` makes the locks free, keeps every connection (its state is in memory both share), gives up rendezvous under way, lists itself anew for the tools, and is another process to its peers |
 //! | vfork, posix_spawn | nothing | shares the parent's memory: the shim calls nothing here |
 //! | exec | the shim brings descriptors the new program inherits back to TCP | memory is gone |
 //! | exit, kill | nothing | the kernel closes the sockets, which the peers see |
@@ -51,8 +51,11 @@ fn locks() -> [&'static Lock; 7] {
 
 /// Before fork, in the parent.
 pub fn prepare() {
-    locks().into_iter().for_each(take);
+    // The links' after those of the sets: whoever has one of these may wait for a sender, which may wait for the links.
+    let links = link::raw_lock();
+    locks().into_iter().filter(|lock| !core::ptr::eq(*lock, links)).for_each(take);
     epoll::all_sets().for_each(|s| take(s.raw_lock()));
+    take(links);
     conn::all().for_each(|c| c.fork_begins());
     link::lending::before_fork();
 }

@@ -293,20 +293,24 @@ pub fn enter_slot(offer: &message::Offer, pid: u32, mut fds: [Option<OwnFd>; MAX
 
 /// This process no longer uses the slot. `end_done`: neither does any other process on this end.
 pub fn leave_slot(taken: &TakenSlot, end_done: bool) {
-    if end_done {
-        taken.view.mine().set_released();
-    }
     let _ = with_links(|links| {
-        let link = links.links.iter_mut().find(|l| l.peer == taken.peer && l.owner == taken.owner);
-        // A child that inherited the connection knows nothing of the link.
-        let Some(link) = link else { return Ok(()) };
-        link.connections = link.connections.saturating_sub(1);
-        let segment = link.segments.iter_mut().find(|s| s.id == taken.segment);
-        if let Some(state) = segment.and_then(|s| s.slots.get_mut(taken.slot as usize)) {
-            lending::vacate(state, end_done);
-            if !taken.owner {
-                state.used = false;
+        // By its memory: a child that inherited the connection knows nothing of the link, and may have another to the same peer.
+        let found = links.links.iter_mut().find_map(|link| {
+            let number = link.segments.iter().position(|s| core::ptr::eq(s.area, taken.view.area()))?;
+            Some((link, number))
+        });
+        if let Some((link, number)) = found {
+            link.connections = link.connections.saturating_sub(1);
+            if let Some(state) = link.segments[number].slots.get_mut(taken.slot as usize) {
+                lending::vacate(state, end_done);
+                if !taken.owner {
+                    state.used = false;
+                }
             }
+        }
+        // At last: who finds a slot released by both ends takes it. (From a signal handler above the lock it is not, and is lost.)
+        if end_done {
+            taken.view.mine().set_released();
         }
         Ok(())
     });

@@ -291,7 +291,8 @@ fn offer(conn: &Conn, fd: i32, cold: &mut Cold, stream: &OwnFd, pid: u32, hello:
     // Attached before the peer can be: from the moment it has the offer it may leave TCP.
     conn.attach(fd, cold, slot, counts);
     if sock::send_with_fds(stream.raw(), &bytes[..len], &fds[..count]).is_err() {
-        // Nobody will ever attach at the other end; the connection goes on over TCP through the engine.
+        // Nobody will ever attach at the other end; the connection goes on over TCP through the engine. Nor will anybody leave.
+        conn.view().peers().set_released();
         log::debug!("fd {fd}: the peer left the rendezvous");
     }
     Step::Attached
@@ -455,7 +456,10 @@ fn held(fd: i32) -> Held {
 fn verify(pair: &Pair, stream: &OwnFd, held: Held) -> Result<u32, ()> {
     let credentials = sock::peer_credentials(stream.raw()).map_err(|_| ())?;
     let owner = pair.owner().filter(|owner| same_uid(&credentials, owner)).ok_or(())?;
-    if proof::is_shown(credentials.pid, held.proof, owner.inode.into(), stream) {
+    // Of other users only what cannot be made to wait: reading of an instance takes its lock.
+    if credentials.uid == sys::geteuid()
+        && proof::is_shown(credentials.pid, held.proof, owner.inode.into(), stream)
+    {
         return Ok(credentials.pid as u32);
     }
     let mut path = Text::new();

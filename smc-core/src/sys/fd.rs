@@ -152,12 +152,22 @@ pub fn sealed_memfd(len: usize) -> Result<OwnFd> {
     Ok(fd)
 }
 
-/// The size of a memfd, provided that it is sealed as [`sealed_memfd`] seals it.
+/// The size of a memfd, provided that it is sealed as [`sealed_memfd`] seals it, and of ordinary pages: of huge ones there may be too
+/// few, whatever its size, so that touching it would end the process.
 pub fn sealed_size(fd: i32) -> Result<usize> {
     let want = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
     // SAFETY: integer arguments only.
     let seals = unsafe { sys!(SYS_fcntl, fd, libc::F_GET_SEALS) }? as i32;
     if seals & want != want {
+        return Err(Errno(libc::EPERM));
+    }
+    // SAFETY: all-zero is a valid statfs; the kernel's struct is what libc's `statfs` is on these architectures.
+    let kind = unsafe {
+        let mut fs: libc::statfs = core::mem::zeroed();
+        sys!(SYS_fstatfs, fd, &mut fs as *mut _)?;
+        fs.f_type
+    };
+    if kind != libc::TMPFS_MAGIC {
         return Err(Errno(libc::EPERM));
     }
     stat(fd).map(|st| st.st_size as usize)

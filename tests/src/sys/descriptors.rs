@@ -56,6 +56,16 @@ pub fn memfd() -> RawFd {
     status(c!(memfd_create(c"smc-test".as_ptr().cast(), libc::MFD_CLOEXEC))).expect("memfd_create")
 }
 
+/// A memfd of huge pages with `len` bytes, sealed as the library's segments are; no page is there yet.
+pub fn sealed_huge_memfd(len: i64) -> Result<RawFd, Errno> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | libc::MFD_HUGETLB;
+    let fd = status(c!(memfd_create(c"smc-test".as_ptr().cast(), flags)))?;
+    status(c!(ftruncate(fd, len)))?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    fcntl(fd, libc::F_ADD_SEALS, seals)?;
+    Ok(fd)
+}
+
 pub fn pwrite(fd: RawFd, buf: &[u8], at: i64) -> Count {
     count(c!(pwrite(fd, buf.as_ptr().cast(), buf.len(), at)))
 }

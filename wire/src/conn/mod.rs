@@ -305,7 +305,8 @@ impl Connection {
     /// when the ring is empty.
     pub fn update_is_due(&self) -> bool {
         let unannounced = (self.consumed - self.announced) as u32;
-        if unannounced == 0 || self.close.has_sent_final() {
+        // Nobody hears it any more, or nobody can be told.
+        if unannounced == 0 || self.close.has_sent_final() || self.close.is_over() {
             return false;
         }
         let blocked = self.peer_flags.has(ProducerFlags::WRITE_BLOCKED);

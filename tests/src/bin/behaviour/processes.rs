@@ -16,6 +16,7 @@ crate::tests! {
     warm a_child_that_exits_ends_nothing;
     warm a_parent_that_closes_leaves_the_connection_to_its_child;
     alone a_child_serves_what_its_parent_accepted;
+    alone a_child_connects_anew_and_drops_what_it_inherited;
     alone a_server_of_the_user_nobody_is_known;
     alone a_tree_of_children_uses_one_connection;
     warm programs_can_be_started_beside_a_connection;
@@ -203,6 +204,66 @@ fn a_child_serves_what_its_parent_accepted() {
         assert_eq!(wait_child(child), 0);
     }
     assert_eq!(wait_child(client), 0);
+}
+
+/// What the child drops has in the memory that its parent shares with the server the place that its own first connection
+/// has in the child's.
+fn a_child_connects_anew_and_drops_what_it_inherited() {
+    const ROUNDS: usize = 200;
+    let (listener, port) = Family::V4.listener(0).expect("listen");
+    let server = fork_child(|| {
+        let accept = || End::far(sys::accept(listener).expect("accept"));
+        let serve = |far: &mut End| {
+            for _ in 0..ROUNDS {
+                far.recv(1000);
+                far.send(1000);
+            }
+        };
+        let mut parents = accept();
+        serve(&mut parents);
+        let mut first = accept();
+        serve(&mut first);
+        let mut second = accept();
+        for _ in 0..ROUNDS {
+            // Sent last: there are bytes of both under way.
+            first.recv(3000);
+            second.recv(3000);
+            first.send(10);
+            second.send(10);
+        }
+        assert_eq!(parents.recv_to_end(), Ok(0));
+    });
+    let connect = || {
+        let fd = Family::V4.client_socket(0).expect("socket");
+        sys::connect(fd, &Family::V4.target(port)).expect("connect");
+        (fd, End::near(fd))
+    };
+    let ask = |near: &mut End| {
+        for _ in 0..ROUNDS {
+            near.send(1000);
+            near.recv(1000);
+        }
+    };
+    let (inherited, mut near) = connect();
+    ask(&mut near);
+    let (turn, to_child) = sys::pipe(0);
+    let child = fork_child(|| {
+        let (_, mut first) = connect();
+        ask(&mut first);
+        await_turn(turn);
+        sys::close(inherited).expect("close");
+        let (_, mut second) = connect();
+        for _ in 0..ROUNDS {
+            second.send(3000);
+            first.send(3000);
+            first.recv(10);
+            second.recv(10);
+        }
+    });
+    sys::close(inherited).expect("close");
+    give_turn(to_child);
+    assert_eq!(wait_child(child), 0);
+    assert_eq!(wait_child(server), 0);
 }
 
 /// Its number is also the one that stands for users who have none.

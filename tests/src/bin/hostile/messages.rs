@@ -3,7 +3,7 @@
 use crate::peer::{held, name, random_process, Memory, Peer, EXCHANGES};
 use crate::{Stage, Test};
 use smc_core::link::message::{Decline, Held, Hello, Offer, MAX_LEN};
-use smc_core::ring::layout::segment_len;
+use smc_core::ring::layout::{segment_len, slots_of};
 use smc_core::sys::fd;
 use smc_core::sys::sock;
 use smc_tests::random::Random;
@@ -103,6 +103,16 @@ const OFFERS: &[(&str, Change)] = &[
         fds[0] = sys::memfd();
         let len = segment_len(o.sizes, 1) as i64;
         assert_eq!(sys::pwrite(fds[0], &[0], len - 1), Ok(1));
+    }),
+    ("memory of huge pages, of which there are none", |o, bytes, fds, _| {
+        // The first length that both a huge page and a segment can have.
+        o.sizes = [8192, 8192];
+        let len: usize = 2 << 20;
+        assert!(slots_of(len, o.sizes, 256).is_some(), "choose other rings");
+        // Where the kernel has no such pages, this is an offer whose memory is missing.
+        fds[0] = sys::sealed_huge_memfd(len as i64).unwrap_or(-1);
+        fds.retain(|fd| *fd >= 0);
+        *bytes = encoded(o);
     }),
     ("a pipe as memory", |_, _, fds, _| fds[0] = sys::pipe(0).0),
     ("a file as memory", |_, _, fds, _| {
