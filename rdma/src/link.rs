@@ -158,7 +158,7 @@ impl Link {
         (0..RECEIVES).try_for_each(|index| self.repost(index))
     }
 
-    /// iWARP: the queue pair is connected.
+    /// The queue pair is ready; on iWARP, connected.
     pub fn sends_from_now_on(&self) {
         self.state.lock().ready = true;
     }
@@ -171,7 +171,7 @@ impl Link {
     /// From here on it sends.
     pub fn ready_to_send(&self) -> Result<()> {
         self.pair.ready_to_send(self.port.path(), self.psn)?;
-        self.state.lock().ready = true;
+        self.sends_from_now_on();
         Ok(())
     }
 

@@ -161,14 +161,13 @@ impl Conn {
 
     /// The doorbell to sleep on until there is something to read, or an end or an error. `None`: there is already.
     pub fn await_data(self: &Arc<Self>) -> Option<i32> {
-        (self.ask(libc::POLLIN, Stream::is_readable, |_| false)? & libc::POLLIN == 0)
-            .then(|| self.bells.data.raw())
+        (self.ask(libc::POLLIN, Stream::ready)? == 0).then(|| self.bells.data.raw())
     }
 
     /// The doorbell to sleep on until there is room for bytes, or sending fails. `None`: it is so already.
     pub fn await_room(self: &Arc<Self>) -> Option<i32> {
-        (self.ask(libc::POLLOUT, |_| false, Stream::is_writable)? & libc::POLLOUT == 0)
-            .then(|| self.bells.room.raw())
+        let ready = |stream: &Stream| if stream.is_writable() { libc::POLLOUT } else { 0 };
+        (self.ask(libc::POLLOUT, ready)? == 0).then(|| self.bells.room.raw())
     }
 
     /// Copies what is there behind the next `skip` bytes and leaves it there. EAGAIN: nothing is; ENOBUFS: nor can there be before
@@ -207,41 +206,28 @@ impl Conn {
 
     /// Asks for the doorbells for those of `events` (POLLIN, POLLOUT) that are not ready; returns those that are.
     pub fn want(&self, events: i16) -> i16 {
-        let is = |stream: &Stream, event| stream.ready() & event != 0;
-        self.ask(events, |stream| is(stream, libc::POLLIN), |stream| is(stream, libc::POLLOUT)).unwrap_or(0)
+        self.ask(events, Stream::ready).unwrap_or(0)
     }
 
-    /// Asks for the doorbells for those of `events` that are not so; returns those that are. `None`: before the end of the handshake.
-    fn ask(
-        &self,
-        events: i16,
-        is_readable: impl Fn(&Stream) -> bool,
-        is_writable: impl Fn(&Stream) -> bool,
-    ) -> Option<i16> {
+    /// [`Conn::want`], with `ready` to tell what is. `None`: before the end of the handshake.
+    fn ask(&self, events: i16, ready: impl Fn(&Stream) -> i16) -> Option<i16> {
         let mut state = self.state.lock();
         let stream = state.stream.as_mut()?;
-        let mut ready = 0;
+        let ready = ready(stream);
         let mut more = 0;
-        if events & libc::POLLIN != 0 {
-            if is_readable(stream) {
-                ready |= libc::POLLIN;
-            } else {
-                more += u32::from(!std::mem::replace(&mut stream.data_wanted, true));
-                fd::drain(self.bells.data.raw());
-            }
-        }
-        if events & libc::POLLOUT != 0 {
-            if is_writable(stream) {
-                ready |= libc::POLLOUT;
-            } else {
-                more += u32::from(!std::mem::replace(&mut stream.room_wanted, true));
-                fd::drain(self.bells.room.raw());
+        for (event, wanted, bell) in [
+            (libc::POLLIN, &mut stream.data_wanted, &self.bells.data),
+            (libc::POLLOUT, &mut stream.room_wanted, &self.bells.room),
+        ] {
+            if events & !ready & event != 0 {
+                more += u32::from(!std::mem::replace(wanted, true));
+                fd::drain(bell.raw());
             }
         }
         drop(state);
         // If that is how what is waited for is found, the doorbell rings.
         self.link.sleeps(more);
-        Some(ready)
+        Some(events & ready)
     }
 
     /// The error with which the connection has ended, if it has.

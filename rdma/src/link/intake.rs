@@ -194,17 +194,16 @@ impl Link {
             return Ok(());
         }
         let index = (completion.id & !IS_RECEIVE) as usize;
-        let mut bytes = [0; RECEIVE];
-        let bytes = &mut bytes[..length];
-        self.receives.read(index * RECEIVE, bytes);
+        let mut bytes = vec![0; length];
+        self.receives.read(index * RECEIVE, &mut bytes);
         self.repost(index)?;
-        match self.addressee(bytes).filter(|_| inner.left.is_empty()) {
+        match self.addressee(&bytes).filter(|_| inner.left.is_empty()) {
             Some((conn, cdc)) => {
                 self.intake.heard.store(sys::now_ns(), Ordering::Relaxed);
                 conn.received(&cdc);
             }
             None => {
-                inner.left.push_back(bytes.to_vec());
+                inner.left.push_back(bytes);
                 if inner.left.len() == 1 {
                     self.inbox.send(Command::Messages(self.id));
                 }

@@ -293,6 +293,8 @@ mod tests {
             ("SMC_UEID", "lower"),
             ("SMC_LOG", "loud"),
             ("SMC_RDMA_PORTS", "65515-65500"),
+            ("SMC_RDMA_SPIN", "1000001"),
+            ("SMC_RDMA_SPIN", "20us"),
             ("SMC_LOG", "info:"),
             ("SMC_REPORT", "a\0b"),
             ("SMC_RUN_DIR", "/run/smc"),

@@ -9,6 +9,7 @@
 //! The sockets shown last are in the instance. One that was taken out before the peer looked, or cannot be shown, is looked up
 //! the other way.
 
+use core::ffi::CStr;
 use core::fmt::Write;
 
 use super::rendezvous::Text;
@@ -100,21 +101,9 @@ pub(super) fn is_shown(pid: i32, number: i32, inode: u64, socket: &OwnFd) -> boo
     let mut path = Text::new();
     let _ = write!(path, "/proc/{pid}/fdinfo/{number}\0");
     let mut text = [0u8; TEXT];
-    let mut len = 0;
-    // SAFETY: the path ends with a NUL.
-    let file = unsafe {
-        sys!(SYS_openat, libc::AT_FDCWD, path.as_bytes().as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC)
-    };
-    let Ok(file) = file else { return false };
-    while len < TEXT {
-        // SAFETY: the kernel writes at most the length given.
-        match unsafe { sys!(SYS_read, file as i32, text[len..].as_mut_ptr(), TEXT - len) } {
-            Ok(n @ 1..) => len += n,
-            _ => break,
-        }
-    }
-    fd::close(file as i32);
-    let lines = text[..len].split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let Ok(path) = CStr::from_bytes_with_nul(path.as_bytes()) else { return false };
+    let Ok(text) = fd::read_file(path, &mut text) else { return false };
+    let lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
     lines.filter_map(target).any(|target| target == (inode, device))
 }
 

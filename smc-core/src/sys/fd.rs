@@ -1,5 +1,6 @@
 //! Descriptors of our own: where they live and how they are made.
 
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use super::{Errno, Result};
@@ -171,6 +172,23 @@ pub fn sealed_size(fd: i32) -> Result<usize> {
         return Err(Errno(libc::EPERM));
     }
     stat(fd).map(|st| st.st_size as usize)
+}
+
+/// Reads a file from its beginning, as far as there is room in `into`. Takes no memory. An error: it cannot be opened.
+pub fn read_file<'a>(path: &CStr, into: &'a mut [u8]) -> Result<&'a [u8]> {
+    // SAFETY: the path ends with a NUL.
+    let file =
+        unsafe { sys!(SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }? as i32;
+    let mut len = 0;
+    while len < into.len() {
+        // SAFETY: the kernel writes at most the length given.
+        match unsafe { sys!(SYS_read, file, into[len..].as_mut_ptr(), into.len() - len) } {
+            Ok(n @ 1..) => len += n,
+            _ => break,
+        }
+    }
+    close(file);
+    Ok(&into[..len])
 }
 
 pub fn stat(fd: i32) -> Result<libc::stat> {

@@ -48,16 +48,7 @@ pub fn geteuid() -> u32 {
 /// the overflow uid. False where /proc does not tell.
 pub fn every_uid_is_mapped() -> bool {
     let mut map = [0u8; 64];
-    // SAFETY: the path ends with a NUL; the kernel writes at most the length given.
-    let read = unsafe {
-        sys!(SYS_openat, libc::AT_FDCWD, c"/proc/self/uid_map".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC)
-            .map(|fd| {
-                let n = sys!(SYS_read, fd, map.as_mut_ptr(), map.len());
-                fd::close(fd as i32);
-                n
-            })
-    };
-    matches!(read, Ok(Ok(n)) if maps_every_uid(&map[..n]))
+    fd::read_file(c"/proc/self/uid_map", &mut map).is_ok_and(maps_every_uid)
 }
 
 /// Whether a `uid_map` (user_namespaces(7)) is the one line "0 N 4294967295".
