@@ -241,6 +241,12 @@ impl EpollSet {
             }
             (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_ADD, Some((index, r)), Some(event)) if r.is_moved() => {
                 let Some((_held, state)) = self.state() else { return Ctl::Fail(Errno(libc::EAGAIN)) };
+                if let Some(inner) = &state.inner {
+                    let watched = watch_space(inner.raw(), r, conn, registration::tag(index), event.events);
+                    if let Err(e) = watched {
+                        return Ctl::Fail(e);
+                    }
+                }
                 r.modify(event);
                 state.heat(index, r);
                 self.wake_sleepers(conn);
@@ -319,14 +325,17 @@ impl EpollSet {
             // Of a connection on SMC-R the socket tells nothing.
             self.undecided.store(1, Ordering::SeqCst);
         }
-        if let Err(e) = add_doorbells(inner, conn, tag) {
+        let Some(r) = REGISTRATIONS.get(index) else { return Err(Errno(libc::ENOMEM)) };
+        r.set_watches_space(false);
+        let bells = kernel::add(inner, conn.doorbell(Bell::Data), kernel::BELL_EVENTS, tag)
+            .and_then(|()| watch_space(inner, r, conn, tag, r.events()));
+        if let Err(e) = bells {
             kernel::delete(inner, fd);
+            kernel::delete(inner, conn.doorbell(Bell::Data));
             return Err(e);
         }
-        if let Some(r) = REGISTRATIONS.get(index) {
-            r.set_moved();
-            state.heat(index, r);
-        }
+        r.set_moved();
+        state.heat(index, r);
         // The kernel reports at once what the socket is ready for; seen here, it does not make the instance readable.
         self.harvest(state, inner);
         self.wake_sleepers(conn);
@@ -350,7 +359,7 @@ impl EpollSet {
     fn move_out(&self, state: &mut State, conn: &Conn, fd: i32) {
         if let Some(inner) = &state.inner {
             kernel::delete(inner.raw(), fd);
-            for bell in BELLS {
+            for bell in [Bell::Data, Bell::Space] {
                 kernel::delete(inner.raw(), conn.doorbell(bell));
             }
         }
@@ -545,10 +554,14 @@ impl State {
     }
 }
 
-const BELLS: [Bell; 2] = [Bell::Data, Bell::Space];
-
-fn add_doorbells(inner: i32, conn: &Conn, tag: u64) -> Result<(), Errno> {
-    BELLS.into_iter().try_for_each(|bell| kernel::add(inner, conn.doorbell(bell), kernel::BELL_EVENTS, tag))
+/// Adds the doorbell for space from the first time on that the program wants to know of space: most connections never do,
+/// and an entry costs the kernel 150 bytes.
+fn watch_space(inner: i32, r: &Registration, conn: &Conn, tag: u64, events: u32) -> Result<(), Errno> {
+    if events & (libc::EPOLLOUT | libc::EPOLLWRNORM | libc::EPOLLWRBAND) as u32 != 0 && !r.watches_space() {
+        kernel::add(inner, conn.doorbell(Bell::Space), kernel::BELL_EVENTS, tag)?;
+        r.set_watches_space(true);
+    }
+    Ok(())
 }
 
 /// The connection has been attached: its registrations move. If one cannot, the connection stays on TCP, whose

@@ -46,6 +46,8 @@ pub struct Registration {
     /// One-shot and fired, or parked.
     disabled: AtomicU32,
     parked: AtomicU32,
+    /// The inner epoll has the doorbell for space too.
+    watches_space: AtomicU32,
     hot: AtomicU32,
     /// Sleeps since something happened.
     quiet: AtomicU32,
@@ -189,6 +191,12 @@ impl Registration {
         if let Some(conn) = self.conn() {
             conn.want(self.wanted());
         }
+    }
+    pub(super) fn watches_space(&self) -> bool {
+        self.watches_space.load(Ordering::Relaxed) != 0
+    }
+    pub(super) fn set_watches_space(&self, watches: bool) {
+        self.watches_space.store(watches as u32, Ordering::Relaxed);
     }
     pub(super) fn set_disabled(&self, disabled: bool) {
         self.disabled.store(disabled as u32, Ordering::Relaxed);

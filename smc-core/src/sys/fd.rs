@@ -9,8 +9,9 @@ use crate::{host, sys};
 /// Descriptors of ours now open. They come out of the program's RLIMIT_NOFILE, so [`may_open`] bounds them.
 static OWN: AtomicUsize = AtomicUsize::new(0);
 
-/// Own descriptors start at half the soft limit, but not above this: the kernel's table grows with the highest one.
-const HIGHEST_BASE: u64 = 8192;
+/// Own descriptors start at half the soft limit, but not above this: the kernel's table grows with the highest one, eight bytes
+/// for each number.
+const HIGHEST_BASE: u64 = 2048;
 
 /// A descriptor of ours: close-on-exec, numbered high, closed when dropped.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ crate::tests! {
     warm registering_reports_what_is_already_there;
     warm modifying_reports_what_is_already_there;
     warm room_makes_an_edge_after_eagain;
+    warm room_is_reported_to_who_asks_for_it_later;
     warm a_oneshot_registration_is_armed_by_modifying_it;
     warm the_end_is_rdhup_after_the_data;
     warm a_reset_is_err_and_hup;
@@ -201,6 +202,22 @@ fn room_makes_an_edge_after_eagain(pair: &mut Pair) {
         far.finish().expect("recv");
         assert_eq!(wait_for(pair.near.fd, libc::POLLOUT, -1), Ok(libc::POLLOUT));
     }
+}
+
+/// As event loops do it: they ask for room only while they have something to write.
+fn room_is_reported_to_who_asks_for_it_later(pair: &mut Pair) {
+    let epfd = set(pair.near.fd, IN);
+    for mask in [IN | OUT, OUT, OUT | ET] {
+        let n = pair.fill();
+        modify(epfd, pair.near.fd, mask);
+        assert_eq!(now(epfd), 0);
+        assert_eq!(while_waiting(epfd, || pair.far.must(Order::Recv(n))), OUT);
+        modify(epfd, pair.near.fd, IN);
+        assert_eq!(now(epfd), 0);
+    }
+    arrive(pair, 10);
+    assert_eq!(next(epfd), IN);
+    pair.near.recv(10);
 }
 
 fn a_oneshot_registration_is_armed_by_modifying_it(pair: &mut Pair) {
