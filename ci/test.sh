@@ -41,6 +41,9 @@ logs=$target/ci-logs
 rm -rf "$logs"
 mkdir -p "$logs" || exit 1
 
+# What the caller happens to have: files that others cannot read, messages in another language. (And ignored signals, as under nohup: below.)
+umask 022
+export LC_ALL=C.UTF-8
 # cargo test must not take the whole environment of a user who has settings of smc in it.
 unset SMC_BACKEND SMC_UEID SMC_RCVBUF SMC_SNDBUF SMC_UPGRADE_AFTER SMC_MAX_CONNS SMC_DISABLE SMC_LOG SMC_REPORT SMC_RUN_DIR SMC_POLICY LD_PRELOAD
 # Nor that of a host that has some.
@@ -62,7 +65,7 @@ while read -r name limit command; do
     fi
     log=$logs/$name.log
     started=$SECONDS
-    timeout --kill-after=30 "$limit" "${words[@]}" >"$log" 2>&1 &
+    timeout --kill-after=30 "$limit" env --default-signal "${words[@]}" >"$log" 2>&1 &
     child=$!
     wait "$child"
     status=$?

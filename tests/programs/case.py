@@ -64,7 +64,9 @@ class Case:
         return self.upgrade == "0"
 
     def environment(self, side, extra=None):
-        env = {name: value for name, value in os.environ.items() if not name.startswith("SMC_")}
+        env = {name: value for name, value in os.environ.items()
+               # A proxy is for what is not on this host.
+               if not name.startswith("SMC_") and not name.lower().endswith("_proxy")}
         env.pop("LD_PRELOAD", None)
         if self.shimmed(side):
             # No settings of the host.
