@@ -56,7 +56,8 @@ start_redis() {
             --dir "$work/$name" --logfile "$work/$name/log" </dev/null >"$work/$name/output" 2>&1 &
         pid=$!
         while kill -0 "$pid" 2>/dev/null; do
-            if redis-cli -h 127.0.0.1 -p "$port" info server 2>/dev/null | grep -q "^process_id:$pid"$'\r'; then
+            # Not through a pipe, whose writer may meet its closed end.
+            if [[ $(redis-cli -h 127.0.0.1 -p "$port" info server 2>/dev/null) == *$'\n'"process_id:$pid"$'\r'* ]]; then
                 started+=("$pid")
                 return
             fi
@@ -102,7 +103,7 @@ echo "demo: $(redis-server --version | awk '{ print $1, $2, $3 }') on 127.0.0.1:
 load=$!
 started+=("$load")
 seen="0 0 0 0 -"
-deadline=$((SECONDS + 20))
+deadline=$((SECONDS + 120))
 while ((SECONDS < deadline)) && kill -0 "$load" 2>/dev/null; do
     "$smcss" --json >"$work/smcss.json" || fail "smcss --json failed"
     seen=$(python3 -c "$summarize" "$smc_port" "$smc_pid" <"$work/smcss.json") ||

@@ -102,6 +102,23 @@ present() {
     esac
 }
 
+# retry COMMAND...: a mirror or a proxy may fail for a moment, and somebody else may hold the locks of apt.
+retry() {
+    local tries
+    for tries in 1 2 3; do
+        "$@" && return
+        echo "deps: $* failed (time $tries)" >&2
+        ((tries == 3)) || sleep $((tries * 10))
+    done
+    return 1
+}
+
+install_packages() {
+    local apt=(apt-get -qq -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300)
+    "${run[@]}" "${apt[@]}" update </dev/null &&
+        "${run[@]}" "${apt[@]}" install -y --no-install-recommends "${packages[@]}" </dev/null
+}
+
 packages=()
 while read -r what package; do
     [[ -z $what ]] || present "$what" || packages+=("$package")
@@ -127,8 +144,7 @@ if ((${#packages[@]} > 0)); then
         trap '"${run[@]}" rm -f "$policy"' EXIT
         printf '#!/bin/sh\nexit 101\n' | "${run[@]}" install -m 755 /dev/stdin "$policy"
     fi
-    "${run[@]}" apt-get update -qq </dev/null
-    "${run[@]}" apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null
+    retry install_packages
     for package in "${packages[@]}"; do
         while read -r what needed_by; do
             if [[ $needed_by == "$package" ]] && ! present "$what"; then
@@ -149,12 +165,17 @@ if [[ ! $cargo_version =~ ^cargo\ 1\.([0-9]+) ]] || ((BASH_REMATCH[1] < RUST_MIN
     exit 1
 fi
 
-# A few minutes, once.
-if [[ ${1-test} == test ]]; then
-    # shellcheck source=ci/cargo-fuzz.sh
-    source ci/cargo-fuzz.sh
-    if ! PATH=$CARGO_FUZZ_ROOT/bin:$PATH command -v cargo-fuzz >/dev/null; then
-        echo "deps: installing cargo-fuzz $CARGO_FUZZ_VERSION in $CARGO_FUZZ_ROOT"
-        cargo install --quiet --locked --root "$CARGO_FUZZ_ROOT" --version "$CARGO_FUZZ_VERSION" cargo-fuzz </dev/null
-    fi
+# What the builds download, here where it can be tried again.
+platform=$(rustc -vV | sed -n 's/^host: //p')
+retry cargo fetch --quiet --locked --target "$platform" </dev/null
+[[ ${1-test} == test ]] || exit 0
+retry cargo fetch --quiet --locked --manifest-path wire/fuzz/Cargo.toml --target "$platform" </dev/null
+# shellcheck source=ci/cargo-fuzz.sh
+source ci/cargo-fuzz.sh
+if ! PATH=$CARGO_FUZZ_ROOT/bin:$PATH command -v cargo-fuzz >/dev/null; then
+    # A few minutes, once.
+    echo "deps: installing cargo-fuzz $CARGO_FUZZ_VERSION in $CARGO_FUZZ_ROOT"
+    retry cargo install --quiet --locked --root "$CARGO_FUZZ_ROOT" --version "$CARGO_FUZZ_VERSION" cargo-fuzz </dev/null
 fi
+# ci/lab.sh would fetch it too, once.
+retry bash ci/lab/fetch.sh >/dev/null || echo "deps: no kernel for the lab" >&2

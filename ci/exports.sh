@@ -57,7 +57,7 @@ done < <(
 )
 
 for name in $(declared trampoline); do
-    first=$(objdump -d --no-show-raw-insn --disassemble="$name" "$lib" | awk '/^ *[0-9a-f]+:/ {print $2; exit}')
+    first=$(objdump -d --no-show-raw-insn --disassemble="$name" "$lib" | awk '/^ *[0-9a-f]+:/ && !seen++ {print $2}')
     case $first in
     jmp | b) ;;
     *) complain "$name begins with '$first', not with a jump" ;;

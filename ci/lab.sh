@@ -7,30 +7,30 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 
 # name, in ci/test.sh or not, machines, seconds allowed, script in ci/lab/ with its arguments.
 TESTS="
-preload      yes  one  120  preload.sh
-kernel-smcr  yes  two  150  kernel-smcr.sh
-kernel-backend yes two 200 kernel-backend.sh view redis
-kernel-backend-all no two 300 kernel-backend.sh
-tcp-option   yes  one  150  tcp-option.sh
-two-hosts    yes  two  150  two-hosts.sh
-smcr-client  yes  two  200  smc-r.sh kernel ours decline first one-byte stream half abort many
-smcr-server  yes  two  200  smc-r.sh ours kernel decline first echo half abort sequential
-smcr-both    yes  two  200  smc-r.sh ours ours first stream abort client-killed many
-smcr-programs        yes two 300 smc-r-programs.sh ours ours first slow self fork redis nginx rude-server-silent rude-client-garbage
-smcr-programs-kernel yes two 200 smc-r-programs.sh kernel ours first many nonblocking peek
-smcr-kernel-programs yes two 200 smc-r-programs.sh ours kernel first slow
-mixed-programs       yes two 300 mixed-programs.sh redis iperf3 iperf3-R
-mixed-programs-all   no two 800 mixed-programs.sh
-smcr-programs-all    no  two 500 smc-r-programs.sh ours ours
-smcr-client-trouble no two 500 smc-r.sh kernel ours client-device-removed server-device-removed client-interface-down server-interface-down
-smcr-server-trouble no two 500 smc-r.sh ours kernel client-device-removed server-device-removed client-interface-down server-interface-down
-smcr-both-trouble   no two 500 smc-r.sh ours ours client-device-removed server-device-removed client-interface-down server-interface-down
-smcr-client-all no two 800  smc-r.sh kernel ours
-smcr-server-all no two 800  smc-r.sh ours kernel
-smcr-both-all   no two 800  smc-r.sh ours ours
-iwarp        no   two  150  iwarp.sh first client-killed programs last-port no-port
-iwarp-all    no   two  250  iwarp.sh
-behaviour    no   one  900  behaviour.sh sending
+preload                yes one  400  preload.sh
+kernel-smcr            yes two  400  kernel-smcr.sh
+kernel-backend         yes two  400  kernel-backend.sh view redis
+kernel-backend-all     no  two  600  kernel-backend.sh
+tcp-option             yes one  400  tcp-option.sh
+two-hosts              yes two  400  two-hosts.sh
+smcr-client            yes two  400  smc-r.sh kernel ours decline first one-byte stream half abort many
+smcr-server            yes two  400  smc-r.sh ours kernel decline first echo half abort sequential
+smcr-both              yes two  400  smc-r.sh ours ours first stream abort client-killed many
+smcr-programs          yes two  600  smc-r-programs.sh ours ours first slow self fork redis nginx rude-server-silent rude-client-garbage
+smcr-programs-kernel   yes two  400  smc-r-programs.sh kernel ours first many nonblocking peek
+smcr-kernel-programs   yes two  400  smc-r-programs.sh ours kernel first slow
+mixed-programs         yes two  600  mixed-programs.sh redis iperf3 iperf3-R
+mixed-programs-all     no  two 1600  mixed-programs.sh
+smcr-programs-all      no  two 1600  smc-r-programs.sh ours ours
+smcr-client-trouble    no  two 1600  smc-r.sh kernel ours client-device-removed server-device-removed client-interface-down server-interface-down
+smcr-server-trouble    no  two 1600  smc-r.sh ours kernel client-device-removed server-device-removed client-interface-down server-interface-down
+smcr-both-trouble      no  two 1600  smc-r.sh ours ours client-device-removed server-device-removed client-interface-down server-interface-down
+smcr-client-all        no  two 1600  smc-r.sh kernel ours
+smcr-server-all        no  two 1600  smc-r.sh ours kernel
+smcr-both-all          no  two 1600  smc-r.sh ours ours
+iwarp                  no  two  400  iwarp.sh first client-killed programs last-port no-port
+iwarp-all              no  two  500  iwarp.sh
+behaviour              no  one 1800  behaviour.sh sending
 "
 
 known=$(awk 'NF { print $1 }' <<<"$TESTS")
@@ -63,7 +63,8 @@ while read -r name usual machines limit script arguments; do
     ci/lab/run.sh "${options[@]}" "ci/lab/$script" "${arguments[@]}" >"$target/lab-$name.log" 2>&1
     status=$?
     if ((status == 125)); then
-        # A kernel panic, or the emulator's end: nothing that a program in the machine could be the cause of. Never twice in a row.
+        # A kernel panic, the emulator's end, or a machine that never booted: nothing that a program in the machine could be the
+        # cause of. Never twice in a row.
         echo "lab: $name: a machine crashed, so once more:"
         cat "$target/lab-$name.log"
         ci/lab/run.sh "${options[@]}" "ci/lab/$script" "${arguments[@]}" >"$target/lab-$name.log" 2>&1

@@ -98,19 +98,34 @@ ok "a script is excluded by its own name"
 
 # --- two processes, one of them excluded
 start_redis() {
-    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    local try
+    for ((try = 0; try < 20; try++)); do
+        # Below the usual ephemeral ports, so that no client takes it.
+        port=$((16000 + RANDOM % 16000))
+        try_redis "$@" && return
+        # Somebody has the port.
+        grep -q 'Address already in use' "$WORK/redis.log" || break
+    done
+    tail "$WORK/redis.log"
+    return 1
+}
+
+try_redis() {
+    local said
     rm -f "$WORK/report"
     [[ -z ${1-} ]] || configure "${1//PORT/$port}"
     # Not under(): the process to end is the server's own.
     env LD_PRELOAD="$PRELOAD" SMC_REPORT="$WORK/report" redis-server --port "$port" --bind 127.0.0.1 --dir "$WORK" \
         --save '' >"$WORK/redis.log" 2>&1 &
     server=$!
-    for ((i = 0; i < 200; i++)); do
-        [[ $(SMC_DISABLE=1 redis-cli -p "$port" ping 2>/dev/null) == PONG ]] && return
-        kill -0 "$server" 2>/dev/null || break
+    while kill -0 "$server" 2>/dev/null; do
+        # Ours, not one that was there.
+        said=$(SMC_DISABLE=1 redis-cli -p "$port" info server 2>/dev/null)
+        [[ $said == *$'\n'"process_id:$server"$'\r'* ]] && return
         sleep 0.05
     done
-    tail "$WORK/redis.log"
+    wait "$server"
+    server=
     return 1
 }
 

@@ -30,12 +30,17 @@ modules_of() {
 
 # run_suite NAME RESULTS [NAME=VALUE]...: true when the suite came to its end, whatever the results.
 run_suite() {
-    local suite=$1 results=$2 names=$3 directory modules
+    local suite=$1 results=$2 chosen=$3 directory modules
     shift 3
-    read -ra modules <<<"$names"
+    read -ra modules <<<"$chosen"
     directory=$(mktemp -d "$WORK/run.XXXXXX")
     (cd "$directory" && env "$@" timeout -k 10 "$LIMIT" "$PYTHON" "$ROOT/tests/foreign_suite.py" \
         "$suite" "$results" "${modules[@]}") >"$results.log" 2>&1 </dev/null
+}
+
+# shellcheck disable=SC2317 # called by compare
+again() {
+    run_suite "$suite" "$native" "$*" && run_suite "$suite" "$shim" "$*" "${under_shim[@]}"
 }
 
 passed=0 failed=0
@@ -63,19 +68,7 @@ for suite in "$@"; do
         failed=$((failed + 1))
         continue
     fi
-    "$PYTHON" "$ROOT/tests/compare_junit.py" "$native" "$shim" "$TIMED" >"$WORK/comparison"
-    read -r common different < <(tail -1 "$WORK/comparison")
-    for again in 2 3; do
-        ((different > 0 && different < 20)) || break
-        head -n -1 "$WORK/comparison"
-        names=$(sed -nE 's/^  ([A-Za-z0-9_.]+): .* natively, .* under the shim$/\1/p' "$WORK/comparison" | tr '\n' ' ')
-        echo "suites: $suite: $different different, time $again: $names"
-        run_suite "$suite" "$native" "$names" && run_suite "$suite" "$shim" "$names" "${under_shim[@]}"
-        "$PYTHON" "$ROOT/tests/compare_junit.py" "$native" "$shim" >"$WORK/comparison"
-        common=$((common + different))
-        read -r _ different < <(tail -1 "$WORK/comparison")
-        common=$((common - different))
-    done
+    compare "suites: $suite" "$native" "$shim" "$TIMED"
     bytes=$(ring_bytes "$report")
     echo "suites: $suite: $common same, $different different, $bytes bytes over rings" \
         "($((between - start)) s natively, $((SECONDS - between)) s under the shim)"

@@ -36,3 +36,26 @@ ring_bytes() {
     fi
     grep -o '"ring_[rt]x_bytes":[0-9]*' "$1" | awk -F: '{ sum += $2 } END { printf "%d\n", sum }'
 }
+
+# compare LABEL NATIVE.xml SHIM.xml [TEXT]...: `common` and `different`, of tests of other projects (compare_junit.py). Some of them depend on time:
+# those that differ are run again by themselves, by the script's function `again NAME...`, which does so in both ways and leaves
+# the results in the same two files. A test that differs three times is different, and so is one that could not be run again.
+compare() {
+    local label=$1 native=$2 shim=$3 names same still time
+    shift 3
+    python3 "$ROOT/tests/compare_junit.py" "$native" "$shim" "$@" >"$WORK/comparison"
+    read -r common different < <(tail -1 "$WORK/comparison")
+    for time in 2 3; do
+        ((different > 0 && different < 20)) || break
+        head -n -1 "$WORK/comparison"
+        mapfile -t names < <(sed -nE 's/^  (.+): [a-z ]+ natively, [a-z ]+ under the shim$/\1/p' "$WORK/comparison")
+        echo "$label: $different different, time $time: ${names[*]}"
+        rm -f "$native" "$shim"
+        again "${names[@]}" || break
+        python3 "$ROOT/tests/compare_junit.py" "$native" "$shim" >"$WORK/comparison.again"
+        read -r same still < <(tail -1 "$WORK/comparison.again")
+        ((same + still == different)) || break
+        mv "$WORK/comparison.again" "$WORK/comparison"
+        common=$((common + same)) different=$still
+    done
+}

@@ -30,7 +30,7 @@ measure() {
     if [[ $LAB_ROLE == a ]]; then
         timeout 120 "${program[@]}" rstream -b 10.9.0.1 -p 7471 -T b "${option[@]}" "$@" >"$LAB_SHARED/server" 2>&1 &
         local pid=$!
-        [[ $backend == rsocket ]] || until_true 20 listening 7471 || fail "$name, $backend: nobody listens: $(cat "$LAB_SHARED/server")"
+        [[ $backend == rsocket ]] || until_true 120 listening 7471 || fail "$name, $backend: nobody listens: $(cat "$LAB_SHARED/server")"
         signal "$name.$backend"
         wait $pid || fail "$name, $backend, server: $(cat "$LAB_SHARED/server")"
     else

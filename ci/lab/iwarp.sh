@@ -91,7 +91,7 @@ occupy() {
     perl -MIO::Socket::INET -e 'my @all = map { IO::Socket::INET->new(LocalAddr => "10.9.0.1", LocalPort => $_, Listen => 1, ReuseAddr => 1)
         or die "$_: $!" } $ARGV[0] .. $ARGV[1]; sleep' "$1" "$2" &
     occupied=$!
-    until_true 20 listens "$2" || fail "nobody listens on $2"
+    until_true 120 listens "$2" || fail "nobody listens on $2"
 }
 vacate() {
     kill "$occupied"
@@ -126,7 +126,7 @@ fi
 if wanted redis; then
     if [[ $LAB_ROLE == a ]]; then
         "${program[@]}" redis-server --port 7000 --bind 10.9.0.1 --protected-mode no --save '' --daemonize no >/dev/null &
-        until_true 40 listens 7000 || fail "redis does not listen"
+        until_true 120 listens 7000 || fail "redis does not listen"
         signal redis
         await redis.done
         kill $!

@@ -25,7 +25,7 @@ on_smc() {
 
 # seen NAME PORT PID: sees the connections while the program of PID runs.
 seen() {
-    until_true 60 on_smc "$2" || fail "$1: no connection on SMC-R: $("$LAB_BIN/smcss" -a)"
+    until_true 120 on_smc "$2" || fail "$1: no connection on SMC-R: $("$LAB_BIN/smcss" -a)"
     "$LAB_BIN/smcss" -R | sed 's/^/   /'
     [[ $1 != redis ]] || {
         program=redis-server
@@ -74,7 +74,7 @@ serve() {
     shift 2
     "${smc[@]}" "$@" >"$LAB_SHARED/$name.server" 2>&1 </dev/null &
     pid=$!
-    until_true 30 listening "$port" || fail "$name does not listen: $(cat "$LAB_SHARED/$name.server")"
+    until_true 120 listening "$port" || fail "$name does not listen: $(cat "$LAB_SHARED/$name.server")"
     signal "$name.ready"
     seen "$name" "$port"
     signal "$name.seen"
@@ -99,7 +99,7 @@ use() {
     seen "$name" "$port"
     await "$name.seen"
     if [[ -n ${DONE-} ]]; then
-        until_true 60 grep -qE "$DONE" "$LAB_SHARED/$name.client" || fail "$name: $(cat "$LAB_SHARED/$name.client")"
+        until_true 120 grep -qE "$DONE" "$LAB_SHARED/$name.client" || fail "$name: $(cat "$LAB_SHARED/$name.client")"
         kill "$pid" || fail "$name ended"
     fi
     wait "$pid" || [[ -n ${DONE-} ]] || fail "$name: $(cat "$LAB_SHARED/$name.client")"

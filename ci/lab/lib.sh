@@ -24,7 +24,8 @@ signal() {
 await() {
     local other=a
     [[ $LAB_ROLE != a ]] || other=b
-    until_true 60 test -e "$LAB_SHARED/signal.$1.$other" || fail "the other machine did not come to: $1"
+    # However long it takes to get there: run.sh ends what hangs, and this machine when the other one has failed.
+    until_true 3600 test -e "$LAB_SHARED/signal.$1.$other" || fail "the other machine did not come to: $1"
 }
 
 # Makes the kernel's SMC usable on this machine: one EID for all, and a PNET id that joins interface and RDMA device.

@@ -37,7 +37,7 @@ on_smc() {
 
 # seen NAME PORT: connections while the programs run; tells it.
 seen() {
-    until_true 60 on_smc "$2" ||
+    until_true 120 on_smc "$2" ||
         fail "$1: no connection on SMC-R: $("$LAB_BIN/smcss" -a; cat "$LAB_SHARED/$1".* "$LAB_SHARED/log.$1.$LAB_ROLE")"
     signal "$1.seen"
 }
@@ -81,7 +81,7 @@ serve() {
     shift 2
     "${program[@]}" "$@" >"$LAB_SHARED/$name.server.out" 2>&1 </dev/null &
     pid=$!
-    until_true 40 listens "$port" || fail "$name does not listen: $(cat "$LAB_SHARED/$name.server.out")"
+    until_true 120 listens "$port" || fail "$name does not listen: $(cat "$LAB_SHARED/$name.server.out")"
     signal "$name.ready"
     seen "$name" "$port"
     await "$name.done"
@@ -109,7 +109,7 @@ again() {
     shift
     until ((runs > 0)) && [[ -e $LAB_SHARED/signal.$name.seen.a && -e $LAB_SHARED/signal.$name.seen.b ]]; do
         # It listens anew for each test.
-        [[ $1 != iperf3 ]] || until_true 40 served "$name" $((runs + 1)) || fail "$name: iperf3 does not listen again"
+        [[ $1 != iperf3 ]] || until_true 120 served "$name" $((runs + 1)) || fail "$name: iperf3 does not listen again"
         "${program[@]}" "$@" >"$LAB_SHARED/$name.client.out" 2>&1 </dev/null || return 1
         runs=$((runs + 1))
     done

@@ -13,14 +13,23 @@ done
 smc=(bash "$LAB_ROOT/smc_run.sh" --report="$LAB_SHARED/report")
 "${smc[@]}" redis-server --port 7000 --bind 127.0.0.1 --save '' --daemonize no >"$LAB_SHARED/redis" 2>&1 &
 redis=$!
-until_true 30 redis-cli -p 7000 ping >/dev/null 2>&1 || fail "redis-server does not answer: $(cat "$LAB_SHARED/redis")"
-"${smc[@]}" redis-benchmark -p 7000 -q -c 10 -n 20000 -t set,get >"$LAB_SHARED/benchmark" &
+until_true 120 redis-cli -p 7000 ping >/dev/null 2>&1 || fail "redis-server does not answer: $(cat "$LAB_SHARED/redis")"
+# Until connections have been seen, and with far more bytes than it takes to move one: nobody knows how long that takes, nor how evenly
+# the requests are spread.
+: >"$LAB_SHARED/wanted"
+again() {
+    while [[ -e $LAB_SHARED/wanted ]]; do
+        "${smc[@]}" redis-benchmark -p 7000 -q -c 10 -n 5000 -d 1000 -t set,get || return 1
+    done
+}
+again >"$LAB_SHARED/benchmark" &
 benchmark=$!
 on_shared_memory() {
     [[ $("$LAB_BIN/smcss" --json) == *'"mode":"SMCD"'* ]]
 }
-until_true 60 on_shared_memory || fail "no connection on shared memory: $("$LAB_BIN/smcss" -d)"
+until_true 120 on_shared_memory || fail "no connection on shared memory: $("$LAB_BIN/smcss" -d)"
 "$LAB_BIN/smcss" -d
+rm "$LAB_SHARED/wanted"
 wait "$benchmark" || fail "redis-benchmark"
 kill "$redis"
 wait "$redis"

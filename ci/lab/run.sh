@@ -99,6 +99,14 @@ verdict() {
     [[ -f $work/shared/status.$1 ]] && cat "$work/shared/status.$1"
 }
 
+# No program of ours has had a part in it before.
+all_booted() {
+    local role
+    for role in "${roles[@]}"; do
+        [[ -e $work/shared/out.$role ]] || return 1
+    done
+}
+
 result=0
 while ((${#vm[@]} > 0)); do
     wait -n -p ended "${vm[@]}"
@@ -109,7 +117,10 @@ while ((${#vm[@]} > 0)); do
         said=$(verdict "$role")
         [[ $said == 0 ]] && continue
         case $said,$status in
-        ,124 | ,137) why="did not finish within ${limit}s" said=124 ;;
+        ,124 | ,137)
+            why="did not finish within ${limit}s" said=124
+            all_booted || why="$why, and not all have booted" said=125
+            ;;
         ,*) why="ended without finishing the script" said=125 ;;
         *) why="the script ended with status $said" ;;
         esac

@@ -47,7 +47,7 @@ on_server() {
     shift
     "${program[@]}" "$@" >"$LAB_SHARED/out.$name" 2>&1 &
     pid=$!
-    until_true 40 listens 7000 || fail "$name: nobody listens: $(cat "$LAB_SHARED/out.$name")"
+    until_true 120 listens 7000 || fail "$name: nobody listens: $(cat "$LAB_SHARED/out.$name")"
     signal "$name"
     await "$name.done"
     kill "$pid"
@@ -188,9 +188,9 @@ if wanted iperf; then
             (($(grep -c "Server listening" "$LAB_SHARED/out.iperf") >= $1))
         }
         timeout 100 "${program[@]}" iperf3 --client 10.9.0.1 --port 7000 --bytes 20M || fail "iperf3"
-        until_true 20 serves 2 || fail "iperf3 does not listen again"
+        until_true 120 serves 2 || fail "iperf3 does not listen again"
         timeout 100 "${program[@]}" iperf3 --client 10.9.0.1 --port 7000 --bytes 20M --reverse || fail "iperf3 --reverse"
-        until_true 20 serves 3 || fail "iperf3 does not listen again"
+        until_true 120 serves 3 || fail "iperf3 does not listen again"
         timeout 100 "${program[@]}" iperf3 --client 10.9.0.1 --port 7000 --bytes 5M --parallel 2 --bidir || fail "iperf3 --bidir"
         signal iperf.done
         some iperf CLNT 6

@@ -100,7 +100,7 @@ troubled() {
     await "$name.ended"
     if [[ $LAB_ROLE == "$role" ]]; then
         timeout 30 sh -c "$4" || fail "$name: $4"
-        until_true 10 port_is_active || fail "$name: the port does not come back"
+        until_true 120 port_is_active || fail "$name: the port does not come back"
     fi
     signal "$name.mended"
     await "$name.mended"

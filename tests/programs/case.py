@@ -27,7 +27,7 @@ ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 HERE = os.path.dirname(os.path.realpath(__file__))
 PYTHON = "/usr/bin/python3"
 # Seconds for a step that takes far less on an idle machine.
-LIMIT = 60
+LIMIT = 120
 
 
 class Failed(Exception):
@@ -64,7 +64,9 @@ class Case:
         return self.upgrade == "0"
 
     def environment(self, side, extra=None):
-        env = {name: value for name, value in os.environ.items() if not name.startswith("SMC_")}
+        env = {name: value for name, value in os.environ.items()
+               # A proxy is for what is not on this host.
+               if not name.startswith("SMC_") and not name.lower().endswith("_proxy")}
         env.pop("LD_PRELOAD", None)
         if self.shimmed(side):
             # No settings of the host.
@@ -282,12 +284,12 @@ class Case:
             if process.poll() is None:
                 process.terminate()
                 try:
-                    process.wait(20)
+                    process.wait(LIMIT)
                 except subprocess.TimeoutExpired:
                     self.failures.append(f"{process.name} does not end on SIGTERM\n" + self.describe())
         self.started = []
         try:
-            self.until("the last process is gone", lambda: not processes.descendants(), 20)
+            self.until("the last process is gone", lambda: not processes.descendants())
         except Hung:
             self.failures.append("processes are left behind:\n" + self.describe())
         processes.kill_all()
@@ -306,7 +308,7 @@ class Case:
 
         side = "server" if self.mode == "both" else self.mode
         try:
-            self.until("the run directory is empty", empty, 20)
+            self.until("the run directory is empty", empty)
         except Hung:
             self.failures.append(f"files are left behind in the run directory: {os.listdir(self.run_dir)[:10]}")
 

@@ -30,7 +30,8 @@ RUNS = [("native", None), ("both", None), ("both", "0"), ("server", "0"), ("clie
 # Of the core, in which time is short.
 CORE_RUNS = [("native", None), ("both", None), ("both", "0")]
 # A run that takes longer hangs, whatever it waits for.
-RUN_LIMIT = 240
+RUN_LIMIT = 600
+CLEAN_UP_LIMIT = 180
 
 
 class Alarm(case.Hung):
@@ -63,7 +64,7 @@ def one(name, mode, upgrade, work):
         t.failures.append(str(error))
     except Exception:  # pylint: disable=broad-except
         t.failures.append(traceback.format_exc())
-    signal.alarm(60)
+    signal.alarm(CLEAN_UP_LIMIT)
     ring = {}
     try:
         t.clean_up()
@@ -90,7 +91,7 @@ def run(name, mode, upgrade, keep):
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     try:
         try:
-            process.wait(RUN_LIMIT + 90)
+            process.wait(RUN_LIMIT + CLEAN_UP_LIMIT + 30)
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait(30)

@@ -248,9 +248,10 @@ ok "the library is loaded into the program"
 
 for signal in TERM INT HUP USR1 KILL; do
     mkfifo "ready.$signal"
-    # setsid: not a background job of this shell, whose SIGINT is ignored.
+    # setsid: not a background job of this shell, whose SIGINT is ignored; SIGHUP is, under nohup.
     setsid python3 -c 'import signal, subprocess, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+for name in ("TERM", "INT", "HUP", "USR1"):
+    signal.signal(getattr(signal, "SIG" + name), signal.SIG_DFL)
 child = subprocess.Popen([sys.argv[1], "sh", "-c", "echo $$ >" + sys.argv[2] + "; exec sleep 60"])
 said = int(open(sys.argv[2]).read())
 child.send_signal(getattr(signal, "SIG" + sys.argv[3]))
