@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::{eager, Cold, Conn, ATTACHED, CONNS, FREE};
-use crate::link::rendezvous::Rendezvous;
+use crate::link::rendezvous::{self, Rendezvous};
 use crate::link::{proof, Bell};
 use crate::reason::{Detail, Why};
 use crate::registry::{Kind, SocketRecord, REGISTRY};
@@ -56,6 +56,7 @@ impl Conn {
             if !matches!(cold.rendezvous, Rendezvous::Idle) {
                 proof::hide(fd);
             }
+            rendezvous::withdraw(core::mem::take(&mut cold.rendezvous));
             *cold = Cold::default();
         }
         let phase = self.phase.load(Ordering::SeqCst);
