@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::{eager, Cold, Conn, ATTACHED, CONNS, FREE};
-use crate::link::rendezvous::Rendezvous;
+use crate::link::rendezvous::{self, Rendezvous};
 use crate::link::{proof, Bell};
 use crate::reason::{Detail, Why};
 use crate::registry::{Kind, SocketRecord, REGISTRY};
@@ -32,6 +32,10 @@ impl Conn {
 
     /// Descriptor `fd` is about to be closed (-1: it was, unseen). After the last one the `Conn` is free for others.
     pub fn close(&'static self, fd: i32) {
+        // Steps have been taken, in some of which the descriptor is shown.
+        if self.next_step.load(Ordering::Relaxed) != 0 {
+            proof::hide(fd);
+        }
         if self.aliases.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
@@ -53,9 +57,7 @@ impl Conn {
         if !interrupted {
             let mut cold = self.cold.lock();
             slot = cold.slot();
-            if !matches!(cold.rendezvous, Rendezvous::Idle) {
-                proof::hide(fd);
-            }
+            rendezvous::withdraw(core::mem::take(&mut cold.rendezvous));
             *cold = Cold::default();
         }
         let phase = self.phase.load(Ordering::SeqCst);

@@ -73,7 +73,7 @@ impl Conn {
     }
 
     fn stop_stepping(&self, cold: &mut Cold) {
-        cold.rendezvous = Rendezvous::default();
+        rendezvous::withdraw(core::mem::take(&mut cold.rendezvous));
         self.next_step.store(u64::MAX, Ordering::Relaxed);
     }
 

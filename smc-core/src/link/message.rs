@@ -54,6 +54,13 @@ pub enum Greeting {
     Decline(Decline),
 }
 
+/// What the connecting end answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    Offer(Offer),
+    Decline(Decline),
+}
+
 /// Not a message of this version of the protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Malformed {
@@ -198,11 +205,22 @@ impl Decline {
     }
 }
 
+impl Answer {
+    pub fn decode(bytes: &[u8]) -> Result<Answer, Malformed> {
+        if bytes.starts_with(Decline::KIND) {
+            Decline::decode(bytes).map(Answer::Decline)
+        } else {
+            Offer::decode(bytes).map(Answer::Offer)
+        }
+    }
+}
+
 impl Greeting {
     pub fn decode(bytes: &[u8]) -> Result<Greeting, Malformed> {
-        match Decline::decode(bytes) {
-            Ok(decline) => Ok(Greeting::Decline(decline)),
-            Err(_) => Hello::decode(bytes).map(Greeting::Hello),
+        if bytes.starts_with(Decline::KIND) {
+            Decline::decode(bytes).map(Greeting::Decline)
+        } else {
+            Hello::decode(bytes).map(Greeting::Hello)
         }
     }
 
@@ -257,5 +275,9 @@ mod tests {
         let (mut buf, len) = HELLO.encode();
         buf[4] ^= 1;
         assert_eq!(Hello::decode(&buf[..len]), Err(Malformed::OtherVersion));
+        let (mut buf, len) = Decline { held: Held { fd: 5, proof: 6 }, reason: 0x0301_0001 }.encode();
+        buf[4] ^= 1;
+        assert_eq!(Greeting::decode(&buf[..len]), Err(Malformed::OtherVersion));
+        assert_eq!(Answer::decode(&buf[..len]), Err(Malformed::OtherVersion));
     }
 }

@@ -228,16 +228,19 @@ pub fn take_slot(peer: ProcessId, pid: u32, sizes: [u64; 2]) -> Result<(TakenSlo
     })
 }
 
-/// Finds the slot that `peer` offers, mapping the segment if it came along. EPROTO: the offer makes no sense.
-pub fn enter_slot(offer: &message::Offer, pid: u32, mut fds: [Option<OwnFd>; MAX_FDS]) -> Result<TakenSlot> {
+/// Finds the slot that the process `pid` offers, mapping the segment if it came along. EPROTO: the offer makes no sense. False:
+/// this process may not have so many ends, and must leave the slot.
+pub fn enter_slot(
+    offer: &message::Offer,
+    pid: u32,
+    mut fds: [Option<OwnFd>; MAX_FDS],
+) -> Result<(TakenSlot, bool)> {
     const BAD: Errno = Errno(libc::EPROTO);
     if !offer.sizes.iter().all(|s| layout::size_ok(*s)) {
         return Err(BAD);
     }
     with_links(|links| {
-        if links.is_full() {
-            return Err(FULL);
-        }
+        let fits = !links.is_full();
         let index = links.find_or_make(offer.process, pid, false);
         let spare = &mut links.spare;
         let link = &mut links.links[index];
@@ -280,14 +283,15 @@ pub fn enter_slot(offer: &message::Offer, pid: u32, mut fds: [Option<OwnFd>; MAX
         state.vacant = false;
         let view = area.view(offer.slot, 1);
         link.connections += 1;
-        Ok(TakenSlot {
+        let taken = TakenSlot {
             view,
             doorbells,
             peer: offer.process,
             segment: offer.segment,
             slot: offer.slot,
             owner: false,
-        })
+        };
+        Ok((taken, fits))
     })
 }
 

@@ -12,7 +12,7 @@
 use core::ffi::CStr;
 use core::fmt::Write;
 
-use super::rendezvous::Text;
+use super::rendezvous::{is_filtered, Text};
 use super::with_links;
 use crate::epoll::kernel;
 use crate::sys::fd::{self, OwnFd};
@@ -80,6 +80,9 @@ pub(super) fn show(fd: i32) -> i32 {
 /// The peer has looked at `fd`, or this process is about to close it; -1: it was closed, unseen. (Where another process goes on
 /// with the socket, it would still be shown as this one's.)
 pub(crate) fn hide(fd: i32) {
+    if is_filtered() {
+        return;
+    }
     let _ = with_links(|links| {
         if fd < 0 {
             links.proof = None;

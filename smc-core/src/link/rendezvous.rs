@@ -24,10 +24,10 @@
 
 use core::fmt::Write;
 
-use super::message::{Decline, Greeting, Held, Hello, Malformed, Offer, MAX_LEN};
+use super::message::{Answer, Decline, Greeting, Held, Hello, Malformed, Offer, MAX_LEN};
 use super::proof;
 use super::{enter_slot, is_full, leave_slot, process_id, take_slot, TakenSlot, FULL};
-use crate::conn::{half_closed, Cold, Conn};
+use crate::conn::{half_closed, stopped, Cold, Conn};
 use crate::options::found;
 use crate::reason::{Detail, Why};
 use crate::sys::diag;
@@ -351,6 +351,7 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
             return if tries < 24 {
                 Step::Again { calls, why: Why::new(Detail::NoRendezvous) }
             } else {
+                withdraw(core::mem::take(&mut cold.rendezvous));
                 never(Detail::RendezvousTimeout)
             };
         }
@@ -364,25 +365,26 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
     };
     // Who answers has looked.
     proof::hide(fd);
-    if let Ok(decline) = Decline::decode(&buf[..n]) {
-        return match verify(&pair, &stream, decline.held) {
-            Ok(_) => refused(conn, &decline),
-            Err(()) => never(pair.doubt(fd)),
-        };
-    }
+    let offer = match Answer::decode(&buf[..n]) {
+        Ok(Answer::Offer(offer)) => offer,
+        Ok(Answer::Decline(decline)) => {
+            return match verify(&pair, &stream, decline.held) {
+                Ok(_) => refused(conn, &decline),
+                Err(()) => never(pair.doubt(fd)),
+            };
+        }
+        Err(m) => return never(malformed(m)),
+    };
     if let Some(why) = refusal {
         // The choice was made after the greeting. The peer is attached by now; it learns from the slot.
-        return match Offer::decode(&buf[..n]).map(|offer| enter_slot(&offer, pid, fds)) {
-            Ok(Ok(slot)) => leave(&slot, why),
+        return match enter_slot(&offer, pid, fds) {
+            Ok((slot, _)) => leave(&slot, why),
             _ => never(Detail::NoRendezvous),
         };
     }
-    let offer = match Offer::decode(&buf[..n]) {
-        Ok(offer) => offer,
-        Err(m) => return never(malformed(m)),
-    };
     let slot = match enter_slot(&offer, pid, fds) {
-        Ok(slot) => slot,
+        Ok((slot, true)) => slot,
+        Ok((slot, false)) => return leave(&slot, Why::new(Detail::ConnLimit)),
         Err(Errno(libc::EPROTO)) => return never(Detail::RendezvousGarbled),
         Err(e) => return never(local_failure(e, Detail::Memory)),
     };
@@ -400,6 +402,29 @@ fn enter(conn: &Conn, fd: i32, cold: &mut Cold, g: Greeted, refusal: Option<Why>
         }
         Err(detail) => leave(&slot, Why::new(detail)),
     }
+}
+
+/// Ends what is under way, as the connection closes or stays on TCP. An offer may have come that nobody has read: its slot
+/// goes back to the peer.
+pub(crate) fn withdraw(rendezvous: Rendezvous) {
+    let Rendezvous::Greeted { stream, pid, .. } = rendezvous else { return };
+    if is_filtered() {
+        return;
+    }
+    // Before the look: an offer made later fails, and the peer knows.
+    let _ = sock::shutdown(stream.raw(), libc::SHUT_RD);
+    let mut buf = [0u8; MAX_LEN];
+    let mut fds = Default::default();
+    let Ok(n) = sock::receive_with_fds(stream.raw(), &mut buf, &mut fds) else { return };
+    let Ok(offer) = Offer::decode(&buf[..n]) else { return };
+    if let Ok((slot, _)) = enter_slot(&offer, pid, fds) {
+        leave_slot(&slot, true);
+    }
+}
+
+/// The process filters its system calls: it is to make none that the program does not make.
+pub(super) fn is_filtered() -> bool {
+    stopped().is_some_and(|why| why.detail == Detail::Seccomp)
 }
 
 /// Accepting end: does not go on, though the peer is attached.

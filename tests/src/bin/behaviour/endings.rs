@@ -1,5 +1,6 @@
 //! How connections end: shutdown, close, reset, and what is still to be read then.
 
+use smc_tests::net::Family;
 use smc_tests::pair::{wait_for, Order, Pair};
 use smc_tests::sys;
 use std::sync::atomic::Ordering;
@@ -23,6 +24,7 @@ crate::tests! {
     warm shutdown_of_writing_leaves_a_blocked_recv_alone;
     warm both_ends_may_close_at_once;
     warm much_data_is_read_after_both_ends_have_shut_down;
+    alone what_is_closed_while_it_moves_keeps_no_descriptors stays;
 }
 
 fn data_sent_before_a_shutdown_comes_before_the_end(pair: &mut Pair) {
@@ -193,4 +195,24 @@ fn much_data_is_read_after_both_ends_have_shut_down(pair: &mut Pair) {
     pair.far.must(Order::Shutdown(libc::SHUT_WR));
     assert_eq!(pair.near.recv_to_end(), Ok(70_000));
     assert_eq!(pair.far.must(Order::RecvToEnd), 60_000);
+}
+
+fn what_is_closed_while_it_moves_keeps_no_descriptors() {
+    let (listener, port) = Family::V4.listener(0).expect("listen");
+    let exchange = || {
+        let near = Family::V4.client_socket(0).expect("socket");
+        sys::connect(near, &Family::V4.target(port)).expect("connect");
+        let far = sys::accept(listener).expect("accept");
+        // One that moves at once has been offered memory with this, of which the far end has not heard.
+        assert_eq!(sys::send(near, b"x", 0), Ok(1));
+        sys::close(far).and(sys::close(near)).expect("close");
+    };
+    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("/proc").count();
+    // What is made for the first one stays, for all.
+    exchange();
+    let before = descriptors();
+    for _ in 0..20 {
+        exchange();
+    }
+    assert_eq!(descriptors(), before);
 }

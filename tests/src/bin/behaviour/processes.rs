@@ -5,6 +5,7 @@ use smc_tests::pair::{End, Order, Pair};
 use smc_tests::random::Random;
 use smc_tests::sys::{self, fork_child, wait_child, SharedCounter};
 use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
@@ -19,6 +20,7 @@ crate::tests! {
     alone a_child_connects_anew_and_drops_what_it_inherited;
     alone a_server_of_the_user_nobody_is_known;
     alone a_tree_of_children_uses_one_connection;
+    alone what_only_a_child_has_left_is_in_no_instance_of_its_parent;
     warm programs_can_be_started_beside_a_connection;
     warm a_passed_descriptor_goes_on_in_another_process;
     fresh a_passed_new_descriptor_goes_on_in_another_process stays;
@@ -316,6 +318,56 @@ fn a_tree_of_children_uses_one_connection() {
     pair.near.recv(100);
     far.finish().expect("echo");
     pair.exchange();
+}
+
+/// Whether an epoll instance of this process lists the file with this inode.
+fn is_in_an_instance(inode: u64) -> bool {
+    let wanted = format!("ino:{inode:x}");
+    let lists = |entry: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        text.lines()
+            .any(|line| line.starts_with("tfd:") && line.split_whitespace().any(|word| word == wanted))
+    };
+    std::fs::read_dir("/proc/self/fdinfo").expect("/proc").flatten().any(lists)
+}
+
+/// The program has none; by one of its own the library shows who holds a socket.
+fn what_only_a_child_has_left_is_in_no_instance_of_its_parent() {
+    let inode = |fd: RawFd| std::fs::metadata(format!("/proc/self/fd/{fd}")).expect("fstat").ino();
+    let (listener, port) = Family::V4.listener(0).expect("listen");
+    // Duplicated after it was shown; and one that stays on TCP, and says so.
+    for stays in [false, true] {
+        let near = Family::V4.client_socket(0).expect("socket");
+        if stays {
+            sys::setsockopt(near, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1i32).expect("SO_ZEROCOPY");
+        }
+        sys::connect(near, &Family::V4.target(port)).expect("connect");
+        let far = sys::accept(listener).expect("accept");
+        let (mut near, mut far) = (End::near(near), End::far(far));
+        for _ in 0..100 {
+            near.send(1000);
+            far.recv(1000);
+            far.send(1000);
+            near.recv(1000);
+        }
+        let shown = [inode(near.fd), inode(far.fd)];
+        let ends = [near.fd, far.fd];
+        let ends = if stays {
+            ends
+        } else {
+            ends.map(|fd| {
+                let other = sys::dup(fd).expect("dup");
+                sys::close(fd).expect("close");
+                other
+            })
+        };
+        let (waits, go) = sys::pipe(0);
+        let child = fork_child(|| await_turn(waits));
+        ends.into_iter().for_each(|fd| sys::close(fd).expect("close"));
+        assert_eq!(shown.map(is_in_an_instance), [false, false], "stays: {stays}");
+        give_turn(go);
+        assert_eq!(wait_child(child), 0);
+    }
 }
 
 fn programs_can_be_started_beside_a_connection(pair: &mut Pair) {

@@ -2,7 +2,7 @@
 
 use crate::peer::{attach_accepting, held, random_process, Peer};
 use crate::{find, Expected, Near, Scene, Stage};
-use smc_core::link::message::Hello;
+use smc_core::link::message::{Decline, Hello};
 use smc_core::reason::Detail;
 use smc_core::sys::sock;
 use smc_tests::net::Family;
@@ -19,6 +19,13 @@ pub const TESTS: &[(&str, Test)] = &[
             // The version follows the four bytes of the kind.
             hello[4] ^= 0xff;
             hello
+        })?;
+        // A refusal has one too.
+        greeting(scene, Detail::RendezvousVersion, |_| {
+            let (decline, len) = Decline { held: held(-1), reason: 0x0301_0001 }.encode();
+            let mut decline = decline[..len].to_vec();
+            decline[4] ^= 0xff;
+            decline
         })
     }),
     ("RingGarbled", ring),
