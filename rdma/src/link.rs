@@ -7,6 +7,7 @@
 //!
 //! Locks: a connection's before a link's, never the other way round. What has completed is taken under another lock: see [`intake`].
 
+mod arming;
 mod intake;
 
 use crate::conn::Conn;

@@ -6,11 +6,12 @@
 //!
 //! The completion queue is *armed* when the next completion wakes the engine's thread. It is left unarmed for a while if a thread of the
 //! program attends to the link and nobody sleeps: each exchange would wake the engine's thread in vain. Always: whoever says that it sleeps
-//! ([`Link::sleeps`]) finds it armed, or what has come is acted on; and the engine's thread looks at an unarmed link every
-//! [`LOOK_AGAIN`].
+//! ([`Link::sleep`]) and then [relies](Link::rely) on being woken finds it armed, or what has come is acted on ([`super::arming`] shows why); and
+//! the engine's thread looks at an unarmed link every [`LOOK_AGAIN`].
 //!
 //! Locks: that of the intake before a connection's.
 
+use super::arming::Arming;
 use super::{Link, Slot, IS_RECEIVE, RECEIVE};
 use crate::conn::Conn;
 use crate::engine::inbox::Command;
@@ -20,7 +21,7 @@ use smc_core::sys::{self, Result};
 use smc_wire::cdc::{self, Cdc};
 use smc_wire::Time;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// How often the engine's thread looks at a link that is not armed.
@@ -32,11 +33,9 @@ pub(super) struct Intake {
     /// Connections by this side's tokens.
     routes: Mutex<HashMap<u32, Arc<Conn>>>,
     /// Changed under the lock of `inner`.
-    armed: AtomicBool,
+    arming: Arming,
     /// How often a thread of the program has attended.
     attended: AtomicU32,
-    /// Doorbells that somebody may be asleep on.
-    sleepers: AtomicU32,
     /// When the last CDC came that the engine's thread has not seen, in nanoseconds.
     heard: AtomicU64,
 }
@@ -55,10 +54,8 @@ impl Default for Intake {
         Intake {
             inner: Mutex::default(),
             routes: Mutex::default(),
-            // As queues are made.
-            armed: AtomicBool::new(true),
+            arming: Arming::new(),
             attended: AtomicU32::new(0),
-            sleepers: AtomicU32::new(0),
             heard: AtomicU64::new(0),
         }
     }
@@ -98,23 +95,26 @@ impl Link {
 
     /// Nobody is woken by completions; somebody who asks should look himself.
     pub fn is_unarmed(&self) -> bool {
-        !self.intake.armed.load(Ordering::Acquire)
+        !self.intake.arming.is_armed()
     }
 
-    /// `count` more doorbells are wanted. To be called without a connection's lock, after the connection knows.
-    pub fn sleeps(&self, count: u32) {
-        if count > 0 {
-            self.intake.sleepers.fetch_add(count, Ordering::SeqCst);
-            if self.is_unarmed() {
-                let mut inner = self.intake.inner.lock();
-                self.arm(&mut inner);
-            }
+    /// `count` more doorbells are wanted. To be called with the lock of the connection that they belong to.
+    pub fn sleep(&self, count: u32) {
+        self.intake.arming.sleep(count);
+    }
+
+    /// They are not any more. To be called with the same lock.
+    pub fn wake(&self, count: u32) {
+        self.intake.arming.wake(count);
+    }
+
+    /// A thread is about to sleep on a doorbell, whether it was the first to want it or not. To be called without a connection's lock, after
+    /// [`Link::sleep`].
+    pub fn rely(&self) {
+        if !self.intake.arming.can_be_relied_on() {
+            let mut inner = self.intake.inner.lock();
+            self.arm(&mut inner);
         }
-    }
-
-    /// They are not any more.
-    pub fn wakes(&self, count: u32) {
-        self.intake.sleepers.fetch_sub(count, Ordering::SeqCst);
     }
 
     /// When the last CDC came that was not for the engine's thread.
@@ -129,7 +129,7 @@ impl Link {
     pub fn take(&self, woken: bool) -> Taking<'_> {
         let mut inner = self.intake.inner.lock();
         if woken {
-            self.intake.armed.store(false, Ordering::Release);
+            self.intake.arming.fired();
             if self.queue.acknowledge().is_err() {
                 self.broken(&mut inner);
             }
@@ -141,10 +141,10 @@ impl Link {
     /// From here on the next completion wakes the engine's thread; what has completed until then is acted on.
     fn arm(&self, inner: &mut Inner) {
         if self.is_unarmed() {
-            self.intake.armed.store(true, Ordering::Release);
             if self.queue.arm().is_err() {
                 self.broken(inner);
             }
+            self.intake.arming.asked();
             self.take_in(inner);
         }
     }
@@ -242,7 +242,7 @@ impl Taking<'_> {
         }
         let attended = intake.attended.load(Ordering::Relaxed);
         let was_attended = std::mem::replace(&mut self.inner.seen, attended) != attended;
-        if was_attended && intake.sleepers.load(Ordering::SeqCst) == 0 && !self.inner.failed {
+        if was_attended && !intake.arming.somebody_sleeps() && !self.inner.failed {
             return true;
         }
         self.link.arm(&mut self.inner);
