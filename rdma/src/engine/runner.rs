@@ -83,7 +83,7 @@ pub(super) struct Runner {
     connections: HashMap<u64, Watched>,
     /// Connections whose TCP has ended, and when to look at them.
     suspects: Vec<(Time, u64)>,
-    /// Links whose completions wake nobody, and when to look at them.
+    /// Links whose completions wake nobody, or on which there is more to take; and when to look at them.
     unarmed: Vec<(Time, u64)>,
     finishing: Option<Time>,
 }

@@ -7,7 +7,7 @@
 //!    it need not sleep, or after it, and rings. So what is left to show is that somebody acts on every message that completes.
 //! 2. `armed` changes under the intake's lock only. It becomes true after the device has been asked for a wake-up and before the queue is
 //!    looked at once more. So who reads true knows: what completes after the request wakes the engine's thread, and what completed before
-//!    it is found by that look, of a thread that is about it.
+//!    it is found by that look, of a thread that is about it (what is too much for the look, it leaves to the engine's thread with a command).
 //! 3. Who reads false arms the queue himself, under the lock.
 //! 4. Between the wake-up and the moment in which the engine's thread makes `armed` false, somebody may read true from before. The
 //!    engine's thread first makes it false, then looks at the queue, then reads `sleepers`, and leaves the queue unarmed if there are none.
