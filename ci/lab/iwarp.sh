@@ -168,6 +168,23 @@ if wanted firewall; then
         tc filter add dev "$LAB_IF" parent ffff: protocol ip u32 match ip dport 65500 0xfff0 action drop || fail "tc filter"
     fi
     tcp firewall 0x09990002
+    # Four clients at once: what one of them finds out, those that waited for it are told. One after the other they would be late.
+    : >"$report"
+    if [[ $LAB_ROLE == a ]]; then
+        "${program[@]}" "$LAB_BIN/echo-peer" server tcp "$at" 4 "$LAB_SHARED/signal.firewall-many.a" || fail "firewall-many"
+        said firewall-many 4 '"mode":"TCP".*"reason":"0x09990002"'
+    else
+        await firewall-many
+        clients=()
+        for _ in 1 2 3 4; do
+            "${program[@]}" "$LAB_BIN/echo-peer" client tcp "$at" 1 300000 20000 &
+            clients+=($!)
+        done
+        for client in "${clients[@]}"; do
+            wait "$client" || fail "firewall-many"
+        done
+        said firewall-many 4 '"mode":"TCP".*"reason":"0x05000000","peer_reason":"0x09990002"'
+    fi
     [[ $LAB_ROLE != a ]] || tc qdisc delete dev "$LAB_IF" ingress
 fi
 

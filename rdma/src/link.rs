@@ -7,6 +7,7 @@
 //!
 //! Locks: a connection's before a link's, never the other way round. What has completed is taken under another lock: see [`intake`].
 
+mod arming;
 mod intake;
 
 use crate::conn::Conn;
@@ -23,7 +24,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use intake::Intake;
-pub use intake::LOOK_AGAIN;
 
 /// Messages under way.
 const SLOTS: usize = 24;
@@ -31,6 +31,8 @@ const SLOTS: usize = 24;
 const LLC_SLOTS: usize = 8;
 /// Bytes for a message; ours are all that long or shorter.
 const SLOT: usize = 64;
+/// LLC messages that may wait for a slot. A peer that asks for more, and whose device does not take the answers, has lost its link.
+const MAX_LLC: usize = 256;
 /// Two RDMA writes may go before each message.
 const SEND_REQUESTS: u32 = 3 * SLOTS as u32;
 /// Receives that are posted: a peer that finds none waits, on soft-RoCE for milliseconds.
@@ -196,7 +198,13 @@ impl Link {
         let mut state = self.state.lock();
         match state.free(0) {
             Some(slot) if state.ready => self.post_llc(&mut state, slot, &message),
-            _ => state.llc.push_back(message),
+            _ if state.llc.len() < MAX_LLC => state.llc.push_back(message),
+            _ => {
+                log::info!("link {}: {MAX_LLC} messages wait, and none goes", self.id);
+                state.ready = false;
+                state.llc.clear();
+                self.inbox.send(Command::LinkFailed(self.id));
+            }
         }
     }
 

@@ -224,10 +224,14 @@ impl Conn {
                 fd::drain(bell.raw());
             }
         }
+        self.link.sleep(more);
         drop(state);
-        // If that is how what is waited for is found, the doorbell rings.
-        self.link.sleeps(more);
-        Some(events & ready)
+        let ready = events & ready;
+        if ready != events & (libc::POLLIN | libc::POLLOUT) {
+            // If what is waited for is found so, the doorbell rings.
+            self.link.rely();
+        }
+        Some(ready)
     }
 
     /// The error with which the connection has ended, if it has.
@@ -336,7 +340,7 @@ impl Conn {
                 u32::from(std::mem::take(&mut stream.data_wanted))
                     + u32::from(std::mem::take(&mut stream.room_wanted))
             };
-            self.link.wakes(state.stream.as_mut().map_or(0, wanted));
+            self.link.wake(state.stream.as_mut().map_or(0, wanted));
         }
         over.then(|| (state.token, state.buffers.take()))
     }
@@ -372,12 +376,12 @@ impl Conn {
         let result = act(stream, &mut Place { conn: self, buffers, queued });
         if stream.data_wanted && stream.is_readable() {
             stream.data_wanted = false;
-            self.link.wakes(1);
+            self.link.wake(1);
             fd::ring(self.bells.data.raw());
         }
         if stream.room_wanted && stream.has_much_room() {
             stream.room_wanted = false;
-            self.link.wakes(1);
+            self.link.wake(1);
             fd::ring(self.bells.room.raw());
         }
         if *closed && stream.is_over() {

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use smc_core::sys::fd::{self, OwnFd};
 use smc_core::sys::Result;
 use smc_wire::Time;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// Something for the engine's thread to do.
@@ -33,15 +34,22 @@ pub enum Command {
     Finish(Time),
 }
 
-/// Commands, and a doorbell for the thread that takes them.
+/// Commands, and a doorbell for the thread that takes them. It outlives the thread: after an exec that failed there is another one.
 pub struct Inbox {
     bell: OwnFd,
     commands: Mutex<Vec<Command>>,
+    /// The last number given to a link, a connection or a handshake.
+    last: AtomicU64,
 }
 
 impl Inbox {
     pub fn new() -> Result<Inbox> {
-        Ok(Inbox { bell: fd::eventfd()?, commands: Mutex::new(Vec::new()) })
+        Ok(Inbox { bell: fd::eventfd()?, commands: Mutex::new(Vec::new()), last: AtomicU64::new(0) })
+    }
+
+    /// A number that nothing else has or had: commands name things by number, also such as an earlier thread has left behind.
+    pub fn number(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Readable when there are commands.

@@ -18,7 +18,7 @@
 //! A server listens as long as handshakes of first contact need it: the ports are few, and all processes of the host share them.
 
 use super::handshake::Handshake;
-use super::inbox::{Command, Inbox};
+use super::inbox::Command;
 use super::now;
 use super::runner::{key, Runner, Use, MANAGER};
 use crate::link::Link;
@@ -41,8 +41,10 @@ pub const CONNECT_WAIT: Time = Time::from_secs(3);
 pub const FIRST_MESSAGE_REPEAT: Time = Time::from_millis(250);
 /// Bytes of stack of a thread that connects.
 const CONNECT_STACK: usize = 128 << 10;
-/// Requests that are kept for one link until its CONFIRM says which is the client's.
+/// Requests that are kept for one link until its CONFIRM says which is the client's: the latest.
 const REQUESTS: usize = 4;
+/// Threads that connect, at most. Behind a firewall each of them stays for minutes, with its link.
+const CONNECTING: usize = 16;
 
 /// What the connection manager has to do with this process.
 #[derive(Default)]
@@ -53,6 +55,8 @@ pub struct Manager {
     links: HashMap<u64, State>,
     /// Attempts that nobody waits for any more; they go when they are over.
     leaving: HashMap<u64, Arc<Id>>,
+    /// Held by each thread that connects.
+    connecting: Arc<()>,
     /// The log has said that there is no port.
     has_complained: bool,
 }
@@ -208,12 +212,12 @@ impl Runner {
         let Some(place) = requests.iter().position(|(_, greeting)| greeting == wanted) else { return Ok(()) };
         let (mut id, _) = requests.swap_remove(place);
         log::debug!("link {}: the request is accepted", link.id);
-        let accepted = id.accept(link.id, link.pair());
-        self.manager.links.insert(link.id, State::Accepted(Arc::new(id)));
-        accepted.map_err(|error| {
+        if let Err(error) = id.accept(link.id, link.pair()) {
             log::info!("link {}: the client's connection is not to be had: {error}", link.id);
-            Diagnosis::ERR_RDYLNK
-        })
+            return Err(Diagnosis::ERR_RDYLNK);
+        }
+        self.manager.links.insert(link.id, State::Accepted(Arc::new(id)));
+        Ok(())
     }
 
     /// Events of the connection manager.
@@ -223,7 +227,7 @@ impl Runner {
             if let Event::Request(id, private) = event {
                 self.requested(id, &private);
             } else if self.manager.leaving.contains_key(&number) {
-                if !matches!(event, Event::AddressResolved | Event::RouteResolved | Event::Other) {
+                if event.ends_an_attempt() {
                     self.manager.leaving.remove(&number);
                 }
             } else {
@@ -246,7 +250,7 @@ impl Runner {
                 (State::Connecting(id, greeting), next)
             }
             (State::Connecting(id, greeting), Event::RouteResolved) => {
-                let next = connect_aside(&id, &link, greeting, &self.inbox);
+                let next = self.connect_aside(&id, &link, greeting);
                 (State::Connecting(id, greeting), next)
             }
             (State::Connecting(id, _), Event::Established) => {
@@ -291,16 +295,28 @@ impl Runner {
         let Some(greeting) = Greeting::decode(private) else {
             return log::info!("iWARP: a request that has nothing to do with SMC is refused");
         };
-        let named = |link: &Link| link.end(self.peer_id()).qpn == greeting.server;
+        // Each device numbers its queue pairs by itself.
+        let device = id.device();
+        let listens = |id| matches!(self.manager.links.get(&id), Some(State::Listening { .. }));
+        let named = |link: &Link| {
+            link.pair().number() == greeting.server
+                && device.as_deref() == Some(&*link.port.device)
+                && listens(link.id)
+        };
         let link = self.links.values().map(|(link, _)| link).find(|link| named(link)).map(Arc::clone);
         let state = link.as_ref().and_then(|link| self.manager.links.get_mut(&link.id));
-        let (Some(link), Some(State::Listening { requests, .. })) = (link, state) else {
+        let (Some(link), Some(State::Listening { requests, wanted })) = (link, state) else {
             return log::info!("iWARP: a request for a link that is not there is refused");
         };
         log::debug!("link {}: requested", link.id);
-        if requests.len() < REQUESTS {
-            requests.push((id, greeting));
+        if wanted.is_some_and(|wanted| wanted != greeting) {
+            return log::info!("link {}: a request of somebody else is refused", link.id);
         }
+        // The client's comes about when its CONFIRM does: of too many the oldest are not it.
+        if requests.len() == REQUESTS {
+            requests.remove(0);
+        }
+        requests.push((id, greeting));
         if let Err(diagnosis) = self.match_request(&link) {
             self.tell_connected(link.id, Err(diagnosis));
         }
@@ -344,23 +360,31 @@ impl Runner {
         };
         self.manager.listeners.retain(|address, _| forming(address));
     }
-}
 
-/// Connects in a thread of its own: where a firewall drops the packets, some devices wait here until TCP has given up, and the engine must
-/// answer its other peers within two seconds.
-fn connect_aside(id: &Arc<Id>, link: &Arc<Link>, greeting: Greeting, inbox: &Arc<Inbox>) -> Result<()> {
-    let (id, link, inbox) = (Arc::clone(id), Arc::clone(link), Arc::clone(inbox));
-    let connect = move || {
-        if let Err(error) = id.connect(link.pair(), &greeting.encode()) {
-            log::info!("link {}: not connected: {error}", link.id);
-            inbox.send(Command::NotConnected(link.id));
+    /// Connects in a thread of its own: where a firewall drops the packets, some devices wait here until TCP has given up, and the engine must
+    /// answer its other peers within two seconds.
+    fn connect_aside(&self, id: &Arc<Id>, link: &Arc<Link>, greeting: Greeting) -> Result<()> {
+        let running = Arc::clone(&self.manager.connecting);
+        // The manager's, and that.
+        if Arc::strong_count(&running) > CONNECTING + 1 {
+            return Err(Errno(libc::EAGAIN));
         }
-    };
-    // As for the engine's thread: signals are the program's.
-    let mask = sys::block_signals();
-    let spawned = thread::Builder::new().name("smc-rdma-cm".into()).stack_size(CONNECT_STACK).spawn(connect);
-    sys::restore_signals(mask);
-    spawned.map(drop).map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EAGAIN)))
+        let (id, link, inbox) = (Arc::clone(id), Arc::clone(link), Arc::clone(&self.inbox));
+        let connect = move || {
+            if let Err(error) = id.connect(link.pair(), &greeting.encode()) {
+                log::info!("link {}: not connected: {error}", link.id);
+                inbox.send(Command::NotConnected(link.id));
+            }
+            drop((id, link));
+            drop(running);
+        };
+        // As for the engine's thread: signals are the program's.
+        let mask = sys::block_signals();
+        let spawned =
+            thread::Builder::new().name("smc-rdma-cm".into()).stack_size(CONNECT_STACK).spawn(connect);
+        sys::restore_signals(mask);
+        spawned.map(drop).map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EAGAIN)))
+    }
 }
 
 impl Drop for Manager {

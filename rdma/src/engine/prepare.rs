@@ -200,6 +200,7 @@ impl Runner {
         let forming = handshake.new_link().and(handshake.wish).map(|wish| wish.key);
         let Handshake { socket, side, pending, made, .. } = handshake;
         let mut socket = Some(socket);
+        let unreachable = forming.and(no_link(&outcome));
         let outcome = match (outcome, made) {
             (handshake::Outcome::Active(established), Some(made)) => {
                 Outcome::Smc(self.establish(socket.take(), side, &made, &established))
@@ -231,6 +232,8 @@ impl Runner {
             for number in deferred.collect::<Vec<_>>() {
                 self.with_handshake(number, |handshake, runner| {
                     if let Some(wish) = handshake.deferred.take() {
+                        // One after the other they would find it out, and the peer does not wait for that.
+                        handshake.decline = handshake.decline.or(unreachable);
                         runner.serve(number, handshake, wish);
                     }
                 });
@@ -289,6 +292,13 @@ impl Runner {
     }
 }
 
+/// The code, if a first contact ended on TCP because nothing came through between the two queue pairs.
+fn no_link(outcome: &handshake::Outcome) -> Option<Diagnosis> {
+    let handshake::Outcome::Fallback(fallback) = outcome else { return None };
+    let codes = [Some(fallback.diagnosis), fallback.peer];
+    codes.into_iter().flatten().find(|code| matches!(*code, Diagnosis::ERR_RDYLNK | Diagnosis::TIMEOUT_CL))
+}
+
 /// Four bytes that name a link, for display at the peer.
 fn user_id(link: &Link) -> [u8; 4] {
     (link.id as u32).to_be_bytes()
@@ -336,4 +346,22 @@ fn bring_up(handshake: &Handshake, link: &Link, answer: &Answer) -> Result<(), D
         log::info!("link {}: the queue pair did not come up: {error}", link.id);
         Diagnosis::ERR_RDYLNK
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smc_wire::handshake::Fallback;
+
+    #[test]
+    fn only_a_link_that_does_not_come_up_tells_of_the_next_one() {
+        let fallback = |diagnosis, peer| {
+            no_link(&handshake::Outcome::Fallback(Fallback { diagnosis, peer, out_of_sync: false }))
+        };
+        assert_eq!(fallback(Diagnosis::ERR_RDYLNK, None), Some(Diagnosis::ERR_RDYLNK));
+        assert_eq!(fallback(Diagnosis::PEERDECL, Some(Diagnosis::TIMEOUT_CL)), Some(Diagnosis::TIMEOUT_CL));
+        assert_eq!(fallback(Diagnosis::MEM, None), None);
+        assert_eq!(fallback(Diagnosis::PEERDECL, Some(Diagnosis::MEM)), None);
+        assert_eq!(no_link(&handshake::Outcome::Failed(handshake::Failure::Closed)), None);
+    }
 }

@@ -83,9 +83,8 @@ pub(super) struct Runner {
     connections: HashMap<u64, Watched>,
     /// Connections whose TCP has ended, and when to look at them.
     suspects: Vec<(Time, u64)>,
-    /// Links whose completions wake nobody, and when to look at them.
+    /// Links whose completions wake nobody, or on which there is more to take; and when to look at them.
     unarmed: Vec<(Time, u64)>,
-    last: u64,
     finishing: Option<Time>,
 }
 
@@ -112,15 +111,13 @@ impl Runner {
             connections: HashMap::new(),
             suspects: Vec::new(),
             unarmed: Vec::new(),
-            last: 0,
             finishing: None,
         })
     }
 
-    /// A number that nothing else has.
-    pub fn number(&mut self) -> u64 {
-        self.last += 1;
-        self.last
+    /// A number that nothing else has, in this thread or one before it.
+    pub fn number(&self) -> u64 {
+        self.inbox.number()
     }
 
     pub fn run(mut self) {
@@ -503,5 +500,24 @@ impl Drop for Runner {
         for (link, _) in self.links.values() {
             link.fail();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smc_wire::SizeCode;
+
+    #[test]
+    fn a_second_thread_gives_other_numbers_than_the_first() {
+        let inbox = Arc::new(Inbox::new().expect("eventfd"));
+        let config =
+            Config { eids: Vec::new(), buffer: SizeCode::fitting(1 << 16), device: None, ports: 1..=1 };
+        let numbers = || {
+            let runner = Runner::new(config.clone(), Arc::clone(&inbox)).expect("epoll");
+            [runner.number(), runner.number()]
+        };
+        let (first, second) = (numbers(), numbers());
+        assert!(first.iter().all(|number| !second.contains(number)), "{first:?} {second:?}");
     }
 }

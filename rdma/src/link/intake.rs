@@ -6,11 +6,12 @@
 //!
 //! The completion queue is *armed* when the next completion wakes the engine's thread. It is left unarmed for a while if a thread of the
 //! program attends to the link and nobody sleeps: each exchange would wake the engine's thread in vain. Always: whoever says that it sleeps
-//! ([`Link::sleeps`]) finds it armed, or what has come is acted on; and the engine's thread looks at an unarmed link every
-//! [`LOOK_AGAIN`].
+//! ([`Link::sleep`]) and then [relies](Link::rely) on being woken finds it armed, or what has come is acted on ([`super::arming`] shows why); and
+//! the engine's thread looks at an unarmed link every [`LOOK_AGAIN`].
 //!
 //! Locks: that of the intake before a connection's.
 
+use super::arming::Arming;
 use super::{Link, Slot, IS_RECEIVE, RECEIVE};
 use crate::conn::Conn;
 use crate::engine::inbox::Command;
@@ -20,11 +21,18 @@ use smc_core::sys::{self, Result};
 use smc_wire::cdc::{self, Cdc};
 use smc_wire::Time;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// How often the engine's thread looks at a link that is not armed.
-pub const LOOK_AGAIN: Time = Time::from_millis(1);
+const LOOK_AGAIN: Time = Time::from_millis(1);
+
+/// Batches of completions (32 each) that a thread takes at most before it leaves the rest to the next look. A peer that sends faster than they are
+/// acted on keeps no thread longer than that: not one of the program's, which asks again for itself alone (one batch), and not the
+/// engine's, which has other links.
+const BATCHES: usize = 8;
+/// Messages that may wait for the engine's thread. With as many nothing more is taken: the peer's wait in the device.
+const MAX_LEFT: usize = 256;
 
 /// Of a link: what is taken from it, and by whom.
 pub(super) struct Intake {
@@ -32,11 +40,9 @@ pub(super) struct Intake {
     /// Connections by this side's tokens.
     routes: Mutex<HashMap<u32, Arc<Conn>>>,
     /// Changed under the lock of `inner`.
-    armed: AtomicBool,
+    arming: Arming,
     /// How often a thread of the program has attended.
     attended: AtomicU32,
-    /// Doorbells that somebody may be asleep on.
-    sleepers: AtomicU32,
     /// When the last CDC came that the engine's thread has not seen, in nanoseconds.
     heard: AtomicU64,
 }
@@ -55,10 +61,8 @@ impl Default for Intake {
         Intake {
             inner: Mutex::default(),
             routes: Mutex::default(),
-            // As queues are made.
-            armed: AtomicBool::new(true),
+            arming: Arming::new(),
             attended: AtomicU32::new(0),
-            sleepers: AtomicU32::new(0),
             heard: AtomicU64::new(0),
         }
     }
@@ -68,6 +72,8 @@ impl Default for Intake {
 pub struct Taking<'a> {
     link: &'a Link,
     inner: MutexGuard<'a, Inner>,
+    /// More may have completed than was taken.
+    more: bool,
 }
 
 impl Link {
@@ -88,33 +94,37 @@ impl Link {
         drop(gone);
     }
 
-    /// For a thread of the program: acts on what has completed, unless another thread is about it.
+    /// For a thread of the program: acts on what has completed, one batch at most, unless another thread is about it. What is left the next
+    /// look finds, this thread's or the engine's: if the queue is armed, its thread has been woken.
     pub fn attend(&self) {
         self.intake.attended.fetch_add(1, Ordering::Relaxed);
         if let Some(mut inner) = self.intake.inner.try_lock() {
-            self.take_in(&mut inner);
+            self.take_in(&mut inner, 1);
         }
     }
 
     /// Nobody is woken by completions; somebody who asks should look himself.
     pub fn is_unarmed(&self) -> bool {
-        !self.intake.armed.load(Ordering::Acquire)
+        !self.intake.arming.is_armed()
     }
 
-    /// `count` more doorbells are wanted. To be called without a connection's lock, after the connection knows.
-    pub fn sleeps(&self, count: u32) {
-        if count > 0 {
-            self.intake.sleepers.fetch_add(count, Ordering::SeqCst);
-            if self.is_unarmed() {
-                let mut inner = self.intake.inner.lock();
-                self.arm(&mut inner);
-            }
+    /// `count` more doorbells are wanted. To be called with the lock of the connection that they belong to.
+    pub fn sleep(&self, count: u32) {
+        self.intake.arming.sleep(count);
+    }
+
+    /// They are not any more. To be called with the same lock.
+    pub fn wake(&self, count: u32) {
+        self.intake.arming.wake(count);
+    }
+
+    /// A thread is about to sleep on a doorbell, whether it was the first to want it or not. To be called without a connection's lock, after
+    /// [`Link::sleep`].
+    pub fn rely(&self) {
+        if !self.intake.arming.can_be_relied_on() {
+            let mut inner = self.intake.inner.lock();
+            self.arm(&mut inner);
         }
-    }
-
-    /// They are not any more.
-    pub fn wakes(&self, count: u32) {
-        self.intake.sleepers.fetch_sub(count, Ordering::SeqCst);
     }
 
     /// When the last CDC came that was not for the engine's thread.
@@ -129,23 +139,25 @@ impl Link {
     pub fn take(&self, woken: bool) -> Taking<'_> {
         let mut inner = self.intake.inner.lock();
         if woken {
-            self.intake.armed.store(false, Ordering::Release);
+            self.intake.arming.fired();
             if self.queue.acknowledge().is_err() {
                 self.broken(&mut inner);
             }
         }
-        self.take_in(&mut inner);
-        Taking { link: self, inner }
+        let more = self.take_in(&mut inner, BATCHES);
+        Taking { link: self, inner, more }
     }
 
-    /// From here on the next completion wakes the engine's thread; what has completed until then is acted on.
+    /// From here on the next completion wakes the engine's thread; what has completed until then is acted on, here or by the engine's thread.
     fn arm(&self, inner: &mut Inner) {
         if self.is_unarmed() {
-            self.intake.armed.store(true, Ordering::Release);
             if self.queue.arm().is_err() {
                 self.broken(inner);
             }
-            self.take_in(inner);
+            self.intake.arming.asked();
+            if self.take_in(inner, BATCHES) {
+                self.inbox.send(Command::Messages(self.id));
+            }
         }
     }
 
@@ -155,25 +167,35 @@ impl Link {
         }
     }
 
-    fn take_in(&self, inner: &mut Inner) {
-        let mut completions = Vec::new();
-        while !inner.failed {
-            completions.clear();
-            if self.queue.take(&mut completions).is_err() {
-                return self.broken(inner);
-            }
-            if completions.is_empty() {
-                break;
-            }
-            for completion in &completions {
-                if self.completed(inner, completion).is_err() {
-                    return self.broken(inner);
-                }
-            }
-        }
+    /// Takes some batches. `true`: there may be more.
+    fn take_in(&self, inner: &mut Inner, batches: usize) -> bool {
+        let more = self.take_batches(inner, batches);
         while let Some(conn) = self.next_waiting() {
             conn.slot_is_free();
         }
+        more
+    }
+
+    fn take_batches(&self, inner: &mut Inner, batches: usize) -> bool {
+        let mut completions = Vec::new();
+        for _ in 0..batches {
+            if inner.failed {
+                return false;
+            }
+            if inner.left.len() >= MAX_LEFT {
+                return true;
+            }
+            completions.clear();
+            let taken = self.queue.take(&mut completions);
+            if taken.and_then(|()| completions.iter().try_for_each(|c| self.completed(inner, c))).is_err() {
+                self.broken(inner);
+                return false;
+            }
+            if completions.is_empty() {
+                return false;
+            }
+        }
+        true
     }
 
     fn completed(&self, inner: &mut Inner, completion: &Completion) -> Result<()> {
@@ -232,19 +254,22 @@ impl Taking<'_> {
         self.inner.left.is_empty()
     }
 
-    /// When there is no message left: arms the completion queue, after which there may be more messages, or leaves it. `true`: it was left,
-    /// and is to be looked at again after [`LOOK_AGAIN`].
-    pub fn rest(&mut self) -> bool {
+    /// When there is no message left: arms the completion queue, after which there may be more messages, or leaves it. The time after which
+    /// the link is to be looked at again, if it was left, or if there is more to take.
+    pub fn rest(&mut self) -> Option<Time> {
         let intake = &self.link.intake;
+        if std::mem::take(&mut self.more) && !self.inner.failed {
+            return Some(Time::ZERO);
+        }
         if !self.link.is_unarmed() {
-            return false;
+            return None;
         }
         let attended = intake.attended.load(Ordering::Relaxed);
         let was_attended = std::mem::replace(&mut self.inner.seen, attended) != attended;
-        if was_attended && intake.sleepers.load(Ordering::SeqCst) == 0 && !self.inner.failed {
-            return true;
+        if was_attended && !intake.arming.somebody_sleeps() && !self.inner.failed {
+            return Some(LOOK_AGAIN);
         }
         self.link.arm(&mut self.inner);
-        false
+        None
     }
 }

@@ -131,6 +131,21 @@ pub enum Event {
     Other,
 }
 
+impl Event {
+    /// After this event an id that nobody wants connected any more can be destroyed without waiting for the peer: what was under way is over,
+    /// or nobody takes the next step.
+    pub fn ends_an_attempt(&self) -> bool {
+        match self {
+            Event::AddressResolved
+            | Event::RouteResolved
+            | Event::Established
+            | Event::Failed(..)
+            | Event::Disconnected => true,
+            Event::Request(..) | Event::Other => false,
+        }
+    }
+}
+
 impl std::fmt::Debug for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -298,5 +313,19 @@ impl Drop for Id {
     fn drop(&mut self) {
         // SAFETY: nothing uses it any more, and all its events are acknowledged.
         unsafe { (self.channel.library.destroy_id)(self.raw.as_ptr()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_ends_where_the_next_step_is_this_sides() {
+        // Nobody asks for more after these, so no other event comes.
+        assert!(Event::AddressResolved.ends_an_attempt() && Event::RouteResolved.ends_an_attempt());
+        let over = [Event::Established, Event::Failed(kind::RDMA_CM_EVENT_REJECTED, 28), Event::Disconnected];
+        assert!(over.iter().all(Event::ends_an_attempt));
+        assert!(!Event::Other.ends_an_attempt());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{now, Runner, Use};
 use crate::engine::group::LAST_WORDS;
-use crate::link::{Link, LOOK_AGAIN};
+use crate::link::Link;
 use crate::verbs::AsyncEvent;
 use smc_wire::cdc;
 use smc_wire::group::{self, Incoming};
@@ -24,8 +24,9 @@ impl Runner {
                 break look_again;
             }
         };
-        if look_again && !self.unarmed.iter().any(|(_, other)| *other == id) {
-            self.unarmed.push((now() + LOOK_AGAIN, id));
+        if let Some(delay) = look_again {
+            self.unarmed.retain(|(_, other)| *other != id);
+            self.unarmed.push((now() + delay, id));
         }
     }
 
