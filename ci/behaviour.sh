@@ -17,7 +17,7 @@ subprocesses() {
     shift
     local report=$WORK/report
     rm -f "$report"
-    if ! timeout 120 env "$@" SMC_REPORT="$report" python3 "$ROOT/tests/programs/subprocesses.py"; then
+    if ! timeout 300 env "$@" SMC_REPORT="$report" python3 "$ROOT/tests/programs/subprocesses.py"; then
         echo "behaviour: subprocesses.py failed"
     elif [[ $environment != native && $(ring_bytes "$report") == 0 ]]; then
         echo "behaviour: subprocesses.py: nothing went over a ring"

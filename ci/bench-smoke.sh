@@ -6,7 +6,7 @@ source "$(dirname "$0")/../tests/environment.sh"
 require_preload
 cd "$ROOT" || exit 1
 export SMC_PRELOAD=$PRELOAD
-cargo build --release --locked --quiet -p smc-benches || exit
+test_programs >/dev/null || exit
 passed=0 failed=0
 
 # check NAME COMMAND...

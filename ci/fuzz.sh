@@ -36,7 +36,7 @@ for name in "${targets[@]}"; do
     log=$work/$name.log
     # The longest valid message is 8192 bytes.
     if fuzz run "$name" "$work/corpus/$name" -- \
-        -max_total_time="$seconds" -max_len=8300 -timeout=10 -artifact_prefix="$work/" >"$log" 2>&1; then
+        -max_total_time="$seconds" -max_len=8300 -timeout=60 -artifact_prefix="$work/" >"$log" 2>&1; then
         passed=$((passed + 1))
         echo "fuzz: $name: $(grep -E '^Done [0-9]+ runs' "$log")"
     else

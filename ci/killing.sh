@@ -25,7 +25,7 @@ segments() {
 
 # Processes of a session that have not ended. Those that were just killed may take a moment.
 processes_of() {
-    local tries=200
+    local tries=1200
     while ((tries-- > 0)) && ps -o pid=,stat=,args= -s "$1" | awk '$2 !~ /^Z/ { found = 1 } END { exit !found }'; do
         sleep 0.05
     done

@@ -27,10 +27,10 @@ for phase in "${phases[@]}"; do
     after=0
     [[ $phase != tcp ]] || after=1000m
     env SMC_UPGRADE_AFTER=$after SMC_REPORT="$WORK/report" LD_PRELOAD="$PRELOAD" \
-        timeout 240 "$programs/options" --native "$WORK/native" "$phase" | tee "$WORK/output"
+        timeout 600 "$programs/options" --native "$WORK/native" "$phase" | tee "$WORK/output"
     count "$phase"
 done
-env -u LD_PRELOAD SMC_PRELOAD="$PRELOAD" timeout 60 "$programs/options" --inherit | tee "$WORK/output"
+env -u LD_PRELOAD SMC_PRELOAD="$PRELOAD" timeout 300 "$programs/options" --inherit | tee "$WORK/output"
 count inherit
 echo "options: $passed passed, $failed failed"
 ((failed == 0))

@@ -12,7 +12,7 @@ source "$(dirname "$0")/../tests/environment.sh"
 require_preload
 (($# > 0)) || set -- tornado twisted
 # A suite that takes longer hangs.
-LIMIT=300
+LIMIT=600
 PYTHON=/usr/bin/python3
 # Tests of how long a computation takes, which is another matter each time.
 TIMED=linear_performance

@@ -7,9 +7,10 @@ PRELOAD=${SMC_PRELOAD:-$TARGET/release/libsmc_preload.so}
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/smc-test.XXXXXX")
 trap 'rm -rf "$WORK"' EXIT
 
-# The directory of the test programs, built when need be. Optimised: the races differ from those of a debug build.
+# The directory of the test programs, built when need be. Optimised: the races differ from those of a debug build. The whole workspace, as
+# ci/test.sh builds it: one package alone would be built with other features, and all of it again.
 test_programs() {
-    (cd "$ROOT" && cargo build -q --release --locked -p smc-tests) || return
+    (cd "$ROOT" && cargo build -q --release --locked --workspace) || return
     echo "$TARGET/release"
 }
 

@@ -40,12 +40,12 @@ nobody_status 0
 failed=0
 for mode in '' cookies kernel; do
     # shellcheck disable=SC2086 # no argument rather than an empty one
-    timeout 60 "$LAB_BIN/tcp-option" $mode || failed=1
+    timeout 200 "$LAB_BIN/tcp-option" $mode || failed=1
 done
 ((failed == 0)) || fail "on the wire"
 
 # A peer that sends all options back is reached over TCP, and its bytes are the program's: 30,000 of them, position-coded.
-timeout 60 "$LAB_BIN/tcp-option" echoing-peer "$LAB_BIN/smc-r-peer" connect 10.77.0.2:7000 --expect 'tcp 0x03010000' \
+timeout 200 "$LAB_BIN/tcp-option" echoing-peer "$LAB_BIN/smc-r-peer" connect 10.77.0.2:7000 --expect 'tcp 0x03010000' \
     --connections 3 --bytes 10000 --size 3000 || fail "a peer that sends all options back"
 
 # A second copy, for a cgroup further in, does not get into the way of the first.
@@ -53,7 +53,7 @@ mkdir "$cgroups/inner" || fail "mkdir $cgroups/inner"
 "$smcctl" tcp-option on --cgroup "$cgroups/inner" --pins /sys/fs/bpf/inner || fail "on for a second cgroup"
 (
     echo "$BASHPID" >"$cgroups/inner/cgroup.procs"
-    timeout 60 "$LAB_BIN/tcp-option"
+    timeout 200 "$LAB_BIN/tcp-option"
 ) || fail "on the wire, with two copies"
 "$smcctl" tcp-option off --pins /sys/fs/bpf/inner || fail "off --pins"
 rmdir "$cgroups/inner" || fail "rmdir"

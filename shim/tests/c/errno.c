@@ -13,6 +13,9 @@
         printf("%s: %ld, %d\n", #call, ret_ < 0 ? -1L : 0L, err_); \
     } while (0)
 
+/* The kernel may deliver it later than the sending call returns. */
+static void await_input(int fd) { CHECK(poll(&(struct pollfd){fd, POLLIN, 0}, 1, -1) == 1); }
+
 extern char **environ;
 
 int main(void) {
@@ -42,12 +45,16 @@ int main(void) {
     SHOW(accept4(c, NULL, NULL, 0));
     SHOW(recv(a, buf, 3, 0));
     SHOW(send(c, buf, 3, 0));
+    await_input(a);
     SHOW(recv(a, buf, 3, 0));
     SHOW(write(c, buf, 3));
+    await_input(a);
     SHOW(read(a, buf, 3));
     SHOW(sendmsg(c, &msg, 0));
+    await_input(a);
     SHOW(recvmsg(a, &msg, 0));
     SHOW(writev(c, &iov, 1));
+    await_input(a);
     SHOW(readv(a, &iov, 1));
     SHOW(writev(c, &iov, negative));
     SHOW(preadv2(c, &iov, 1, 0, 0));
@@ -98,6 +105,7 @@ int main(void) {
     SHOW(execve("/nonexistent", (char *[]){"x", NULL}, environ));
     SHOW(shutdown(c, SHUT_WR));
     SHOW(send(c, buf, 3, MSG_NOSIGNAL));
+    await_input(a);
     SHOW(read(a, buf, 3));
     SHOW(shutdown(lfd, 99));
     SHOW(close(c));

@@ -19,7 +19,7 @@ static void *busy(void *arg) {
 
 static void child_works(const int inherited[2]) {
     int fds[2], own = own_fd();
-    alarm(20); /* a child that deadlocks is to fail, not to hang */
+    alarm(200); /* a child that deadlocks is to fail, not to hang */
     check_alive(inherited);
     tcp_pair(fds);
     check_alive(fds);

@@ -326,7 +326,7 @@ static ROUND: Mutex<(u64, Option<Round>)> = Mutex::new((0, None));
 
 /// Ends the program when a round hangs: neither the victim gets on nor the round ends.
 fn watch(progress: &'static AtomicU64) {
-    const LIMIT: Duration = Duration::from_secs(20);
+    const LIMIT: Duration = Duration::from_secs(120);
     std::thread::spawn(|| loop {
         let under_way = || (*ROUND.lock().expect("the round"), progress.load(Ordering::Acquire));
         let ((before, round), moved) = under_way();

@@ -4,7 +4,10 @@ use crate::process::{Bench, End, Place, Running, Side};
 use crate::workload::{Sample, Session, Start, Workload};
 use anyhow::{bail, Context, Result};
 use nix::sys::signal::Signal;
+use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
+use std::hash::BuildHasher;
+use std::iter::repeat_with;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -66,7 +69,10 @@ struct Address {
 impl Address {
     /// A port that is free just now, and a path in the folder of the benchmark.
     fn new(bench: &Bench, name: &str, side: Side) -> Result<Address> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        // Below the usual ephemeral ports: no client takes it, nor meets itself there while nobody listens.
+        let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+        let random = || 16_000 + RandomState::new().hash_one(0) as u16 % 16_000;
+        let port = repeat_with(random).take(100).find(free).context("no free port")?;
         Ok(Address { port, path: bench.work.join(format!("{name}-{side:?}.sock")) })
     }
 
@@ -79,7 +85,7 @@ impl Address {
 
     /// Until the server listens.
     fn wait_for(&self, side: Side, server: &mut Running) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(120);
         while !self.answers(side) {
             if !server.alive() {
                 bail!("the server ended");
@@ -349,7 +355,7 @@ fn postgres(bench: &Bench, side: Side, place: Place) -> Result<Box<dyn Session>>
         done(command.args(["-i", "-q"]).args(&host).arg("postgres"))
     };
     // It listens before it has started up.
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while let Err(e) = fill() {
         if Instant::now() > deadline {
             return Err(e);

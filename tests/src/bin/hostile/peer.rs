@@ -36,8 +36,8 @@ pub struct Peer {
 
 impl Peer {
     fn new(tcp: TcpStream) -> Peer {
-        tcp.set_read_timeout(Some(Duration::from_secs(10))).expect("SO_RCVTIMEO");
-        tcp.set_write_timeout(Some(Duration::from_secs(10))).expect("SO_SNDTIMEO");
+        tcp.set_read_timeout(Some(Duration::from_secs(60))).expect("SO_RCVTIMEO");
+        tcp.set_write_timeout(Some(Duration::from_secs(60))).expect("SO_SNDTIMEO");
         tcp.set_nodelay(true).expect("TCP_NODELAY");
         let (local, remote) =
             (sock::local(tcp.as_raw_fd()).expect("name"), sock::peer(tcp.as_raw_fd()).expect("name"));

@@ -31,7 +31,7 @@ const ELSEWHERE: &[(Detail, &str)] = &[
 ];
 
 /// What takes longer hangs.
-const LIMIT_MS: i32 = 30_000;
+const LIMIT_MS: i32 = 120_000;
 /// Exit status of a case that cannot be tried on this host.
 pub const NOT_HERE: i32 = 77;
 

@@ -72,9 +72,9 @@ impl Interface {
         }
     }
 
-    /// The next segment for which `wanted` holds, within ten seconds.
+    /// The next segment for which `wanted` holds, within a minute.
     pub fn next(&self, wanted: impl Fn(&Segment) -> bool) -> Result<Segment, String> {
-        self.next_within(Duration::from_secs(10), wanted)?.ok_or_else(|| "the segment did not come".into())
+        self.next_within(Duration::from_secs(60), wanted)?.ok_or_else(|| "the segment did not come".into())
     }
 
     /// The next segment for which `wanted` holds, or none within this time.
