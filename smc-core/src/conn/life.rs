@@ -56,9 +56,11 @@ impl Conn {
         let mut slot = None;
         if !interrupted {
             let mut cold = self.cold.lock();
+            self.advancer.store(lock::tid(), Ordering::Relaxed);
             slot = cold.slot();
             rendezvous::withdraw(core::mem::take(&mut cold.rendezvous));
             *cold = Cold::default();
+            self.advancer.store(0, Ordering::Relaxed);
         }
         let phase = self.phase.load(Ordering::SeqCst);
         let attached = phase == ATTACHED;
@@ -152,8 +154,15 @@ impl Conn {
         self.registrations.store(0, Ordering::Relaxed);
     }
 
-    /// In the child, which has one thread: what other threads of the parent were doing is not going on here.
-    pub(crate) fn forked(&self) {
+    /// This thread is in a signal handler above a call on the connection that has one of its locks.
+    pub(crate) fn has_interrupted(&self) -> bool {
+        let end = self.end();
+        self.advancer.load(Ordering::Relaxed) == lock::tid() || end.tx.lock.is_mine() || end.rx.lock.is_mine()
+    }
+
+    /// In the child, which has one thread: what other threads of the parent were doing is not going on here. `forker`: what this
+    /// thread's id was in the parent; 0: not known.
+    pub(crate) fn forked(&self, forker: u32) {
         self.end().fork_done_in_child();
         self.end_index.store(0, Ordering::Relaxed);
         self.rx.waiters.store(0, Ordering::Relaxed);
@@ -161,10 +170,15 @@ impl Conn {
         self.rx.native.store(0, Ordering::Relaxed);
         self.tx.native.store(0, Ordering::Relaxed);
         self.attached_here.store(0, Ordering::Relaxed);
-        self.advancer.store(0, Ordering::Relaxed);
-        if self.cold.is_locked() {
-            // SAFETY: the holder is a thread of the parent; here is only this one.
-            unsafe { self.cold.force_unlock() };
+        if forker != 0 && self.advancer.load(Ordering::Relaxed) == forker {
+            // The step was interrupted, and will go on. It comes to nothing: the connection is held by two processes.
+            self.advancer.store(lock::tid(), Ordering::Relaxed);
+        } else {
+            self.advancer.store(0, Ordering::Relaxed);
+            if self.cold.is_locked() {
+                // SAFETY: the holder is a thread of the parent; here is only this one.
+                unsafe { self.cold.force_unlock() };
+            }
         }
         if let Some(mut cold) = self.cold.try_lock() {
             // Drops the copies of descriptors only: the parent goes on with its own.
