@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{eager, Cold, Conn, ATTACHED, CONNS, FREE};
+use super::{eager, Conn, ATTACHED, CONNS, FREE};
 use crate::link::rendezvous::{self, Rendezvous};
 use crate::link::{proof, Bell};
 use crate::reason::{Detail, Why};
@@ -59,7 +59,10 @@ impl Conn {
             self.advancer.store(lock::tid(), Ordering::Relaxed);
             slot = cold.slot();
             rendezvous::withdraw(core::mem::take(&mut cold.rendezvous));
-            *cold = Cold::default();
+            let old = core::mem::take(&mut *cold);
+            if report::is_stopped() {
+                core::mem::forget(old);
+            }
             self.advancer.store(0, Ordering::Relaxed);
         }
         let phase = self.phase.load(Ordering::SeqCst);
@@ -192,5 +195,36 @@ impl Conn {
         entry.set_peer_reason(old.peer_reason());
         self.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
         self.far_forked();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::Far;
+    use crate::counting;
+    use crate::registry::Ends;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn the_end_of_a_connection_in_a_relay_uses_no_malloc() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let fd = socket.as_raw_fd();
+        let mut used = [0; 2];
+        for (used, in_relay) in used.iter_mut().zip([false, true]) {
+            let conn = Conn::open(fd, true, None, Far::No).unwrap();
+            // As SMC_REPORT has it.
+            conn.cold.lock().ends = Some(Box::new(Ends::of_fd(fd)));
+            if in_relay {
+                report::stop();
+            }
+            let before = counting::uses();
+            conn.close(fd);
+            *used = counting::uses() - before;
+        }
+        assert_ne!(used[0], 0, "what is counted");
+        assert_eq!(used[1], 0);
     }
 }
