@@ -1,5 +1,5 @@
 #!/bin/bash
-# Format, lints, documentation and shell scripts. Changes nothing; reports all four before it fails.
+# Format, lints, documentation and shell scripts, of the fuzz targets too. Changes nothing; reports all of them before it fails.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 passed=0 failed=0
@@ -25,6 +25,9 @@ mapfile -t scripts < <(find . -name '*.sh' -not -path './target/*' -not -path '.
 
 check format cargo fmt --all --check
 check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
+# A workspace of its own.
+check fuzz-format cargo fmt --manifest-path wire/fuzz/Cargo.toml --check
+check fuzz-clippy cargo clippy --manifest-path wire/fuzz/Cargo.toml --locked -- -D warnings
 check documentation env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
 check shellcheck shellcheck --external-sources "${scripts[@]}" .ci/run
 

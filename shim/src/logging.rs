@@ -9,7 +9,7 @@
 //! compared with the file's identity before each write, since programs close what they did not open.
 
 use crate::fd_table::{self, Entry};
-use core::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use smc_core::config::Settings;
 use smc_core::sys;
 use std::io::{self, Write};
@@ -19,6 +19,9 @@ static FILE: AtomicI32 = AtomicI32::new(-1);
 
 /// The thread that writes a line, or that has stopped writing for a fork.
 static WRITER: AtomicI32 = AtomicI32::new(0);
+
+/// It stopped for a fork. (It did not in a signal handler that interrupted a line and forks.)
+static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// The level of the logger, and what writes for it.
 struct Logger(env_logger::Logger);
@@ -55,13 +58,13 @@ fn acquire() -> bool {
 /// Keeps other threads from being inside the logger while the process is copied.
 pub fn fork_prepare() {
     if log::max_level() != log::LevelFilter::Off {
-        acquire();
+        STOPPED.store(acquire(), Ordering::Relaxed);
     }
 }
 
-/// The other side of [`fork_prepare`], in parent and child.
-pub fn fork_done() {
-    if log::max_level() != log::LevelFilter::Off {
+/// The other side of [`fork_prepare`], in the parent, and in the child, where no other thread writes.
+pub fn fork_done(in_child: bool) {
+    if STOPPED.swap(false, Ordering::Relaxed) || in_child {
         WRITER.store(0, Ordering::Release);
     }
 }

@@ -18,7 +18,7 @@ use core::sync::atomic::AtomicPtr;
 use libc::{
     c_char, c_int, c_long, c_uint, c_void, epoll_event, fd_set, iovec, mmsghdr, mode_t, msghdr, nfds_t,
     off64_t, off_t, pid_t, pollfd, posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as Sigaction,
-    sighandler_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, FILE,
+    sighandler_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, termios, timespec, timeval, winsize, FILE,
 };
 
 /// A symbol whose next definition is called by `real::NAME`.
@@ -216,6 +216,8 @@ symbols! {
 
         // Processes and signals.
         required fork() -> pid_t = process::fork, lazy;
+        required daemon(stay: c_int, keep: c_int) -> c_int = process::daemon, lazy;
+        optional forkpty(terminal: *mut c_int, name: *mut c_char, settings: *const termios, size: *const winsize) -> pid_t = process::forkpty, lazy;
         required posix_spawn(pid: *mut pid_t, path: *const c_char, actions: *const posix_spawn_file_actions_t, attr: *const posix_spawnattr_t, argv: *const *mut c_char, envp: *const *mut c_char) -> c_int = process::posix_spawn, lazy;
         required posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: *const posix_spawn_file_actions_t, attr: *const posix_spawnattr_t, argv: *const *mut c_char, envp: *const *mut c_char) -> c_int = process::posix_spawnp, lazy;
         required posix_spawn_file_actions_adddup2(actions: *mut posix_spawn_file_actions_t, old: c_int, new: c_int) -> c_int = process::spawn_adddup2, lazy;

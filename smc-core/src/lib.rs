@@ -7,6 +7,8 @@ pub mod sys;
 pub mod capability;
 pub mod config;
 pub mod conn;
+#[cfg(test)]
+mod counting;
 pub mod epoll;
 pub mod host;
 pub mod link;

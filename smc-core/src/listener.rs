@@ -189,7 +189,6 @@ pub(crate) fn after_fork_in_parent() {
 
 /// In a forked child, which lists itself anew.
 pub fn after_fork_in_child() {
-    LISTENERS.lock.reset();
     with_list((), |list| {
         for listener in list {
             let why = listener.entry.why();

@@ -13,6 +13,10 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use crate::sys;
 
 const WAITERS: u32 = 1 << 31;
+/// The owner forks in a signal handler that interrupted it: see [`Lock::fork_begins`].
+const FORKING: u32 = 1 << 30;
+/// Thread ids are below 1 << 22.
+const OWNER: u32 = !(WAITERS | FORKING);
 const SPINS: u32 = 200;
 /// How long a waiter sleeps before it looks whether the owner still lives.
 const OWNER_CHECK_NS: i64 = 20_000_000;
@@ -77,7 +81,7 @@ impl Lock {
         let mut spins = 0;
         loop {
             let word = self.0.load(Ordering::Relaxed);
-            let owner = word & !WAITERS;
+            let owner = word & OWNER;
             if owner == 0 {
                 // Keep the waiters' mark: others may still sleep.
                 if self.0.compare_exchange_weak(word, me | word, Ordering::Acquire, Ordering::Relaxed).is_ok()
@@ -102,21 +106,54 @@ impl Lock {
             {
                 continue;
             }
-            sys::futex_wait(&self.0, owner | WAITERS, OWNER_CHECK_NS);
-            if self.0.load(Ordering::Relaxed) == owner | WAITERS
+            let word = word | WAITERS;
+            sys::futex_wait(&self.0, word, OWNER_CHECK_NS);
+            if self.0.load(Ordering::Relaxed) == word
                 && !sys::task_exists(owner)
-                && self
-                    .0
-                    .compare_exchange(owner | WAITERS, me | WAITERS, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok()
+                && self.0.compare_exchange(word, me | WAITERS, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
                 return Ok(Held(self));
             }
         }
     }
 
-    /// Releases the lock for a holder that has no [`Held`] (the fork handlers).
-    pub fn release(&self) {
+    /// The calling thread has the lock: it is in a signal handler above the code that took it.
+    pub fn is_mine(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & OWNER == tid()
+    }
+
+    /// Before a fork: takes the lock until [`Lock::fork_ends`] or [`Lock::forked`]. One that is the caller's already stays with the
+    /// code that took it, in both processes. Without `wait`, one that another thread has is left alone: false.
+    pub fn fork_begins(&self, wait: bool) -> bool {
+        let taken = if wait { self.lock() } else { self.try_lock().ok_or(Reentered) };
+        match taken {
+            Ok(held) => core::mem::forget(held),
+            Err(Reentered) if self.is_mine() => drop(self.0.fetch_or(FORKING, Ordering::Relaxed)),
+            Err(Reentered) => return false,
+        }
+        true
+    }
+
+    /// After a fork, in the parent.
+    pub fn fork_ends(&self) {
+        if !self.is_mine() {
+            return;
+        }
+        if self.0.load(Ordering::Relaxed) & FORKING != 0 {
+            self.0.fetch_and(!FORKING, Ordering::Relaxed);
+        } else {
+            self.release();
+        }
+    }
+
+    /// After a fork, in the child, whose thread has a new id.
+    pub fn forked(&self) {
+        let interrupted = self.0.load(Ordering::Relaxed) & FORKING != 0;
+        self.0.store(if interrupted { tid() } else { 0 }, Ordering::Release);
+    }
+
+    /// Releases the lock for a holder that has no [`Held`].
+    fn release(&self) {
         if self.0.swap(0, Ordering::Release) & WAITERS != 0 {
             sys::futex_wake(&self.0, i32::MAX);
         }
@@ -168,6 +205,34 @@ mod tests {
         let lock = Lock::new();
         let _held = lock.lock().unwrap();
         assert!(matches!(lock.lock(), Err(Reentered)));
+    }
+
+    #[test]
+    fn a_fork_leaves_a_lock_with_the_code_it_interrupted() {
+        let lock = Lock::new();
+        // In the parent, then as in the child.
+        for end in [Lock::fork_ends, Lock::forked] {
+            let held = lock.lock().unwrap();
+            assert!(lock.fork_begins(true), "the fork of a signal handler");
+            end(&lock);
+            assert!(lock.is_mine(), "its owner goes on");
+            drop(held);
+            assert!(lock.fork_begins(true));
+            assert!(lock.is_mine());
+            end(&lock);
+            assert!(lock.try_lock().is_some());
+        }
+    }
+
+    #[test]
+    fn what_another_thread_has_is_left_alone_where_waiting_is_not_safe() {
+        let lock = Lock::new();
+        std::thread::scope(|scope| {
+            let _held = lock.lock().unwrap();
+            assert!(!scope.spawn(|| lock.fork_begins(false)).join().unwrap());
+            scope.spawn(|| lock.fork_ends()).join().unwrap();
+            assert!(lock.is_mine());
+        });
     }
 
     #[test]

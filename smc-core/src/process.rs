@@ -7,10 +7,10 @@
 //! | exec | the shim brings descriptors the new program inherits back to TCP | memory is gone |
 //! | exit, kill | nothing | the kernel closes the sockets, which the peers see |
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::conn::Conn;
-use crate::lock::{Held, Lock};
+use crate::lock::Lock;
 use crate::reason::{Detail, Why};
 use crate::registry::REGISTRY;
 use crate::{conn, epoll, link, listener, lock, remote, report, shared, sys};
@@ -30,13 +30,6 @@ pub fn pid() -> u32 {
     }
 }
 
-/// Locks without a guard on the stack: the matching release is in another handler.
-fn take(lock: &Lock) {
-    if let Ok(held) = lock.lock() {
-        core::mem::forget::<Held>(held);
-    }
-}
-
 fn locks() -> [&'static Lock; 7] {
     [
         listener::raw_lock(),
@@ -49,21 +42,45 @@ fn locks() -> [&'static Lock; 7] {
     ]
 }
 
-/// Before fork, in the parent.
+/// Other threads have locks that the fork under way could not wait for.
+static UNCLEAN: AtomicBool = AtomicBool::new(false);
+
+/// The thread that forks.
+static FORKER: AtomicU32 = AtomicU32::new(0);
+
+/// This thread is in a signal handler above code that has a lock. Who waited for a lock here could wait for a thread that waits for
+/// that one.
+fn has_interrupted() -> bool {
+    locks().into_iter().any(Lock::is_mine)
+        || epoll::all_sets().any(|s| s.raw_lock().is_mine())
+        || conn::all().any(|c| c.has_interrupted())
+}
+
+/// Before fork, in the parent. Nothing is waited for in a signal handler that interrupted the engine: what other threads are doing then
+/// may be half done in the child, which therefore moves no connection. The interrupted code goes on in both.
 pub fn prepare() {
+    let wait = !has_interrupted();
+    FORKER.store(lock::tid(), Ordering::Relaxed);
     // The links' after those of the sets: whoever has one of these may wait for a sender, which may wait for the links.
     let links = link::raw_lock();
-    locks().into_iter().filter(|lock| !core::ptr::eq(*lock, links)).for_each(take);
-    epoll::all_sets().for_each(|s| take(s.raw_lock()));
-    take(links);
+    let others = locks().into_iter().filter(|lock| !core::ptr::eq(*lock, links));
+    let mut clean = true;
+    others.for_each(|lock| clean &= lock.fork_begins(wait));
+    epoll::all_sets().for_each(|s| clean &= s.raw_lock().fork_begins(wait));
+    let interrupted = links.is_mine();
+    let links_taken = links.fork_begins(wait);
+    UNCLEAN.store(!(clean && links_taken), Ordering::Relaxed);
     conn::all().for_each(|c| c.fork_begins());
-    link::lending::before_fork();
+    if links_taken && !interrupted {
+        link::lending::before_fork();
+    }
 }
 
 /// After fork, in the parent.
 pub fn parent() {
-    epoll::all_sets().for_each(|s| s.raw_lock().release());
-    locks().into_iter().for_each(Lock::release);
+    FORKER.store(0, Ordering::Relaxed);
+    epoll::all_sets().for_each(|s| s.raw_lock().fork_ends());
+    locks().into_iter().for_each(Lock::fork_ends);
     listener::after_fork_in_parent();
 }
 
@@ -74,17 +91,21 @@ pub fn fork_failed() {
 
 /// After fork, in the child.
 pub fn child() {
+    let forker = FORKER.swap(0, Ordering::Relaxed);
     PID.store(0, Ordering::Relaxed);
     lock::forget_tid();
-    epoll::all_sets().for_each(|s| s.raw_lock().reset());
-    locks().into_iter().for_each(Lock::reset);
+    epoll::all_sets().for_each(|s| s.raw_lock().forked());
+    locks().into_iter().for_each(Lock::forked);
     epoll::after_fork_in_child();
     REGISTRY.after_fork();
     link::after_fork_in_child();
     shared::after_fork_in_child();
     remote::after_fork_in_child();
-    conn::all().for_each(|c| c.forked());
+    conn::all().for_each(|c| c.forked(forker));
     listener::after_fork_in_child();
+    if UNCLEAN.swap(false, Ordering::Relaxed) {
+        conn::stop_moving(Why::new(Detail::SharedProcess));
+    }
 }
 
 /// In a child that was made without the handlers above (`_Fork`, raw clone): as [`child`], as far as that is possible
@@ -117,7 +138,7 @@ pub fn in_relay(conn: &'static Conn) {
     REGISTRY.after_fork();
     link::after_fork_in_child();
     shared::after_fork_in_child();
-    conn.forked();
+    conn.forked(0);
     conn.forget_registrations();
     report::stop();
 }

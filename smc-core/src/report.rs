@@ -13,6 +13,11 @@ pub(crate) fn stop() {
     STOPPED.store(true, Ordering::Relaxed);
 }
 
+/// This process must not use malloc, nor give back what the process it was copied from took.
+pub(crate) fn is_stopped() -> bool {
+    STOPPED.load(Ordering::Relaxed)
+}
+
 /// Writes the line, if asked for.
 pub(crate) fn connection_closes(conn: &Conn, fd: i32) {
     if STOPPED.load(Ordering::Relaxed) {

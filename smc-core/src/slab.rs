@@ -89,7 +89,6 @@ impl<T: Slot> Slab<T> {
 
     /// Forgets all objects without unmapping them: a forked child leaves memory shared with its parent alone.
     pub fn abandon(&self) {
-        self.lock.reset();
         // SAFETY: called where the process has one thread.
         let inner = unsafe { &mut *self.inner.get() };
         for chunk in &self.chunks[..inner.chunks] {

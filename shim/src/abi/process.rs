@@ -4,7 +4,8 @@ use super::{entry, keeping_errno};
 use crate::fd_table::Entry;
 use crate::{life, ops, real};
 use libc::{
-    c_char, c_int, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as Sigaction, sighandler_t,
+    c_char, c_int, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as Sigaction,
+    sighandler_t, termios, winsize,
 };
 
 /// This process's image is about to be replaced, if the call succeeds.
@@ -38,12 +39,40 @@ pub(super) fn filtering() {
     }
 }
 
-/// The atfork handlers do the rest; they are not told when no child came of it.
-pub unsafe extern "C" fn fork() -> pid_t {
-    let pid = unsafe { real::fork() };
-    if pid < 0 && life::may_act() {
+/// The atfork handlers are not told when no child came of it. (In a child that fails later they have not run.)
+#[inline(always)]
+fn forked(result: c_int) {
+    if result < 0 && life::fork_returned() && life::may_act() {
         keeping_errno(|| ops::life::fork_failed());
     }
+}
+
+/// The atfork handlers do the rest.
+pub unsafe extern "C" fn fork() -> pid_t {
+    life::fork_returned();
+    let pid = unsafe { real::fork() };
+    forked(pid);
+    pid
+}
+
+/// It forks inside libc.
+pub unsafe extern "C" fn daemon(stay: c_int, keep: c_int) -> c_int {
+    life::fork_returned();
+    let result = unsafe { real::daemon(stay, keep) };
+    forked(result);
+    result
+}
+
+/// It forks inside libc, after it has made a terminal, which may fail.
+pub unsafe extern "C" fn forkpty(
+    terminal: *mut c_int,
+    name: *mut c_char,
+    settings: *const termios,
+    size: *const winsize,
+) -> pid_t {
+    life::fork_returned();
+    let pid = unsafe { real::forkpty(terminal, name, settings, size) };
+    forked(pid);
     pid
 }
 

@@ -3,7 +3,7 @@
 //! | event | parent | child or new image |
 //! |---|---|---|
 //! | `fork` (also inside `daemon`, `forkpty`) | atfork prepare takes our locks, parent releases them | atfork child releases them, new pid; the table and all connections stay |
-//! | a `fork` that fails | as above, then `ops::life::fork_failed` (not by way of `daemon` or `forkpty`: the connection stays on TCP) | - |
+//! | a `fork` that fails | as above, then `ops::life::fork_failed` | - |
 //! | `_Fork`, raw `clone` | not seen | the wiped canary tells; set right at the first managed call |
 //! | `vfork` | its thread is marked; the mark goes with that thread's next managed call | runs in the parent's memory: pid differs while the canary stands. Every hook passes through and changes nothing, except that a connection it duplicates, for the program it is about to become, is handed over to TCP first |
 //! | `posix_spawn`, `system`, `popen` | `ops::life::before_spawn` for the first, and a connection that its file actions duplicate is handed over to TCP; the others are not seen | as vfork, but inside libc: no hook runs |
@@ -17,8 +17,9 @@
 pub mod start;
 
 use crate::ops;
+use core::cell::Cell;
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// Any value that a wiped page does not have.
 const CANARY: u32 = 0x534d_4331;
@@ -39,6 +40,30 @@ static VFORKS: AtomicU32 = AtomicU32::new(0);
 /// The thread between atfork prepare and parent, or zero. In a child the canary is wiped before the child handler
 /// has run; this tells that from a `_Fork` child.
 static FORKING: AtomicI32 = AtomicI32::new(0);
+
+/// Signals that wait while it forks: all but those of a thread's own faults, and libc's two (32 and 33).
+const DEFERRED: u64 = {
+    let own = [libc::SIGILL, libc::SIGTRAP, libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, 32, 33];
+    let (mut mask, mut i) = (u64::MAX, 0);
+    while i < own.len() {
+        mask &= !(1 << (own[i] - 1));
+        i += 1;
+    }
+    mask
+};
+
+/// The signal mask of the thread in [`FORKING`], as it was.
+static MASK: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// The calling thread has forked, or tried to, in this process.
+    static RETURNED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread has come out of a fork, or of one that failed, since this was last asked.
+pub extern "C" fn fork_returned() -> bool {
+    RETURNED.replace(false)
+}
 
 fn getpid() -> i32 {
     // SAFETY: no arguments, no failure.
@@ -165,6 +190,8 @@ unsafe extern "C" fn fork_prepare() {
         return;
     }
     let tid = gettid();
+    // No signal handler forks in between.
+    let mask = set_mask(DEFERRED, libc::SIG_BLOCK);
     // libc lets several threads run their handlers at once; our three belong together.
     while let Err(other) = FORKING.compare_exchange_weak(0, tid, Ordering::Acquire, Ordering::Relaxed) {
         if other == tid {
@@ -173,15 +200,19 @@ unsafe extern "C" fn fork_prepare() {
         // SAFETY: no arguments.
         let _ = unsafe { smc_core::sys!(SYS_sched_yield) };
     }
+    MASK.store(mask, Ordering::Relaxed);
     ops::life::fork_prepare();
     crate::logging::fork_prepare();
 }
 
 unsafe extern "C" fn fork_parent() {
     if FORKING.load(Ordering::Relaxed) == gettid() {
-        crate::logging::fork_done();
+        crate::logging::fork_done(false);
         ops::life::fork_parent();
+        let mask = MASK.load(Ordering::Relaxed);
         FORKING.store(0, Ordering::Release);
+        RETURNED.set(true);
+        set_mask(mask, libc::SIG_SETMASK);
     }
 }
 
@@ -192,8 +223,17 @@ unsafe extern "C" fn fork_child() {
     }
     // SAFETY: once set, the page stays mapped.
     become_process(unsafe { &*canary }, getpid());
-    crate::logging::fork_done();
+    crate::logging::fork_done(true);
     ops::life::fork_child();
+    set_mask(MASK.load(Ordering::Relaxed), libc::SIG_SETMASK);
+}
+
+/// Changes which signals the calling thread gets. Returns which it did not get before.
+fn set_mask(mask: u64, how: i32) -> u64 {
+    let mut old = 0u64;
+    // SAFETY: the kernel's set of signals has 8 bytes; both outlive the call.
+    let _ = unsafe { smc_core::sys!(SYS_rt_sigprocmask, how, &mask as *const u64, &mut old as *mut u64, 8) };
+    old
 }
 
 /// The address of the next vfork, for the trampoline to jump to.

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{eager, Cold, Conn, ATTACHED, CONNS, FREE};
+use super::{eager, Conn, ATTACHED, CONNS, FREE};
 use crate::link::rendezvous::{self, Rendezvous};
 use crate::link::{proof, Bell};
 use crate::reason::{Detail, Why};
@@ -56,9 +56,14 @@ impl Conn {
         let mut slot = None;
         if !interrupted {
             let mut cold = self.cold.lock();
+            self.advancer.store(lock::tid(), Ordering::Relaxed);
             slot = cold.slot();
             rendezvous::withdraw(core::mem::take(&mut cold.rendezvous));
-            *cold = Cold::default();
+            let old = core::mem::take(&mut *cold);
+            if report::is_stopped() {
+                core::mem::forget(old);
+            }
+            self.advancer.store(0, Ordering::Relaxed);
         }
         let phase = self.phase.load(Ordering::SeqCst);
         let attached = phase == ATTACHED;
@@ -152,8 +157,15 @@ impl Conn {
         self.registrations.store(0, Ordering::Relaxed);
     }
 
-    /// In the child, which has one thread: what other threads of the parent were doing is not going on here.
-    pub(crate) fn forked(&self) {
+    /// This thread is in a signal handler above a call on the connection that has one of its locks.
+    pub(crate) fn has_interrupted(&self) -> bool {
+        let end = self.end();
+        self.advancer.load(Ordering::Relaxed) == lock::tid() || end.tx.lock.is_mine() || end.rx.lock.is_mine()
+    }
+
+    /// In the child, which has one thread: what other threads of the parent were doing is not going on here. `forker`: what this
+    /// thread's id was in the parent; 0: not known.
+    pub(crate) fn forked(&self, forker: u32) {
         self.end().fork_done_in_child();
         self.end_index.store(0, Ordering::Relaxed);
         self.rx.waiters.store(0, Ordering::Relaxed);
@@ -161,10 +173,15 @@ impl Conn {
         self.rx.native.store(0, Ordering::Relaxed);
         self.tx.native.store(0, Ordering::Relaxed);
         self.attached_here.store(0, Ordering::Relaxed);
-        self.advancer.store(0, Ordering::Relaxed);
-        if self.cold.is_locked() {
-            // SAFETY: the holder is a thread of the parent; here is only this one.
-            unsafe { self.cold.force_unlock() };
+        if forker != 0 && self.advancer.load(Ordering::Relaxed) == forker {
+            // The step was interrupted, and will go on. It comes to nothing: the connection is held by two processes.
+            self.advancer.store(lock::tid(), Ordering::Relaxed);
+        } else {
+            self.advancer.store(0, Ordering::Relaxed);
+            if self.cold.is_locked() {
+                // SAFETY: the holder is a thread of the parent; here is only this one.
+                unsafe { self.cold.force_unlock() };
+            }
         }
         if let Some(mut cold) = self.cold.try_lock() {
             // Drops the copies of descriptors only: the parent goes on with its own.
@@ -178,5 +195,36 @@ impl Conn {
         entry.set_peer_reason(old.peer_reason());
         self.entry.store(entry as *const _ as *mut _, Ordering::Relaxed);
         self.far_forked();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::Far;
+    use crate::counting;
+    use crate::registry::Ends;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn the_end_of_a_connection_in_a_relay_uses_no_malloc() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let fd = socket.as_raw_fd();
+        let mut used = [0; 2];
+        for (used, in_relay) in used.iter_mut().zip([false, true]) {
+            let conn = Conn::open(fd, true, None, Far::No).unwrap();
+            // As SMC_REPORT has it.
+            conn.cold.lock().ends = Some(Box::new(Ends::of_fd(fd)));
+            if in_relay {
+                report::stop();
+            }
+            let before = counting::uses();
+            conn.close(fd);
+            *used = counting::uses() - before;
+        }
+        assert_ne!(used[0], 0, "what is counted");
+        assert_eq!(used[1], 0);
     }
 }

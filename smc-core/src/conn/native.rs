@@ -46,7 +46,9 @@ impl Conn {
                 self.calls.fetch_add(n as u64 / LONG_CALL, Ordering::Relaxed);
             }
         }
-        self.native_line(way).fetch_sub(1, Ordering::SeqCst);
+        // In the child of a fork in a signal handler that interrupted the call nothing is counted.
+        let line = self.native_line(way);
+        let _ = line.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
         self.blind_call_ended();
     }
 

@@ -636,7 +636,6 @@ pub(crate) fn connection_closes(conn: &'static Conn) {
 
 /// In a forked child.
 pub(crate) fn after_fork_in_child() {
-    LISTS.reset();
     for set in all_sets() {
         set.sleepers.store(0, Ordering::Relaxed);
         // The parent uses the same kernel object: what one of them takes from it the other does not see.

@@ -14,6 +14,7 @@ pub(crate) mod proof;
 pub mod rendezvous;
 
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config;
 use crate::lock::{Held, Lock};
@@ -111,12 +112,19 @@ struct Guarded {
 // SAFETY: `links` is only touched with the lock held.
 unsafe impl Sync for Guarded {}
 
+/// The links are those of the process that this one was forked from.
+static INHERITED: AtomicBool = AtomicBool::new(false);
+
 static LINKS: Guarded = Guarded { lock: Lock::new(), links: UnsafeCell::new(None) };
 
 fn with_links<R>(f: impl FnOnce(&mut Links) -> Result<R>) -> Result<R> {
     let _held: Held = LINKS.lock.lock().map_err(|_| Errno(libc::EDEADLK))?;
     // SAFETY: the lock is held.
     let links = unsafe { &mut *LINKS.links.get() };
+    if INHERITED.load(Ordering::Relaxed) {
+        forget(links);
+        INHERITED.store(false, Ordering::Relaxed);
+    }
     f(links.get_or_insert_with(Links::default))
 }
 
@@ -127,9 +135,12 @@ pub fn raw_lock() -> &'static Lock {
 
 /// In a forked child: it is another process to its peers. Mappings stay, for the connections inherited.
 pub fn after_fork_in_child() {
-    LINKS.lock.reset();
-    // SAFETY: the child has one thread.
-    let links = unsafe { &mut *LINKS.links.get() };
+    INHERITED.store(true, Ordering::Relaxed);
+    // Code that a fork in a signal handler interrupted comes to an end with the parent's before they are forgotten.
+    let _ = with_links(|_| Ok(()));
+}
+
+fn forget(links: &mut Option<Links>) {
     if let Some(mut links) = links.take() {
         // What the parent shows does not concern the child.
         links.proof = None;

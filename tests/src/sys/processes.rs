@@ -13,9 +13,13 @@ pub static SIGNALS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUs
 
 /// Installs a handler for `signal` that does nothing but count; `flags` are those of sigaction (SA_RESTART).
 pub fn handle_signal(signal: c_int, flags: c_int) {
+    install_handler(signal, count_signal, flags);
+}
+
+/// Installs a handler for `signal`.
+pub fn install_handler(signal: c_int, handler: extern "C" fn(c_int), flags: c_int) {
     // SAFETY: sigaction is plain integers and pointers, for which zero is a value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    let handler: extern "C" fn(c_int) = count_signal;
     action.sa_sigaction = handler as usize;
     action.sa_flags = flags;
     action.sa_mask = no_signals();

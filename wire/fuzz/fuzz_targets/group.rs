@@ -55,7 +55,7 @@ fuzz_target!(|bytes: &[u8]| {
                 now = group.deadline().unwrap_or(now);
                 group.timeout(now);
                 // Time gets on: what was due is done.
-                assert!(group.deadline().map_or(true, |deadline| deadline > now));
+                assert!(group.deadline().is_none_or(|deadline| deadline > now));
             }
             _ if step % 64 == 7 => group.terminate(DeleteReason::PROGRAM),
             _ => {}

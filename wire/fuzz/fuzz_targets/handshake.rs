@@ -27,9 +27,9 @@ fn local() -> Local {
 
 #[derive(PartialEq, Debug)]
 enum Waiting {
-    ForPeer,
-    ForPrepared,
-    ForConnected,
+    Peer,
+    Preparation,
+    Connection,
 }
 
 enum Side {
@@ -64,21 +64,21 @@ fuzz_target!(|bytes: &[u8]| {
             ServerConfig { peer_id, eids, max_connections: 255, max_links: 2, host: HOST },
         ))
     };
-    let (mut done, mut waiting) = (0, Waiting::ForPeer);
+    let (mut done, mut waiting) = (0, Waiting::Peer);
     loop {
         while let Some(action) = both!(&mut side, s => s.poll_action()) {
             assert_eq!(done, 0, "nothing follows the end");
             match action {
                 Action::SendClc(bytes) => drop(Clc::decode(&bytes).expect("valid")),
                 Action::SendLlc(bytes) => drop(Llc::decode(&bytes).expect("valid").expect("known")),
-                Action::PrepareClient(_) | Action::PrepareServer(_) => waiting = Waiting::ForPrepared,
-                Action::Connect(_) => waiting = Waiting::ForConnected,
+                Action::PrepareClient(_) | Action::PrepareServer(_) => waiting = Waiting::Preparation,
+                Action::Connect(_) => waiting = Waiting::Connection,
                 Action::Done(_) => done += 1,
             }
         }
         // A peer is never waited for without end.
         let deadline = both!(&side, s => s.deadline());
-        assert_eq!(deadline.is_some(), done == 0 && waiting == Waiting::ForPeer);
+        assert_eq!(deadline.is_some(), done == 0 && waiting == Waiting::Peer);
         let Some((step, tail)) = rest.split_first() else { break };
         rest = tail;
         let mut message = || {
@@ -97,7 +97,7 @@ fuzz_target!(|bytes: &[u8]| {
                 Ok(None) => {}
                 Err(_) => both!(&mut side, s => s.link_failed()),
             },
-            2 | 3 | 4 => {
+            2..=4 => {
                 let contact = Contact::First { direct: true, user_id: [0, 0, 1, 1], iwarp: None };
                 let contact = if step % 10 == 2 { contact } else { Contact::Later };
                 let failed = step % 10 == 4;
@@ -110,8 +110,8 @@ fuzz_target!(|bytes: &[u8]| {
                         s.prepared(now, if failed { Err(Diagnosis::NOSMCRDEV) } else { Ok(prepared) });
                     }
                 }
-                if waiting == Waiting::ForPrepared {
-                    waiting = Waiting::ForPeer;
+                if waiting == Waiting::Preparation {
+                    waiting = Waiting::Peer;
                 }
             }
             5 | 6 => {
@@ -120,8 +120,8 @@ fuzz_target!(|bytes: &[u8]| {
                     Side::Client(s) => s.connected(result),
                     Side::Server(s) => s.connected(now, result),
                 }
-                if waiting == Waiting::ForConnected {
-                    waiting = Waiting::ForPeer;
+                if waiting == Waiting::Connection {
+                    waiting = Waiting::Peer;
                 }
             }
             7 => {

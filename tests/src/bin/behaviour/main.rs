@@ -12,6 +12,7 @@ mod descriptors;
 mod duplex;
 mod endings;
 mod epoll;
+mod forks;
 mod interruption;
 mod options;
 mod processes;
@@ -101,6 +102,7 @@ fn all_tests() -> impl Iterator<Item = &'static Test> {
         options::TESTS,
         descriptors::TESTS,
         processes::TESTS,
+        forks::TESTS,
     ];
     families.into_iter().flatten()
 }

@@ -5,14 +5,12 @@ use smc_tests::pair::{End, Order, Pair};
 use smc_tests::random::Random;
 use smc_tests::sys::{self, fork_child, wait_child, SharedCounter};
 use std::os::fd::RawFd;
-use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
 crate::tests! {
     warm a_child_and_its_parent_take_turns_on_a_busy_connection;
     fresh a_child_forked_early_and_its_parent_take_turns;
-    fresh a_fork_that_fails_does_not_keep_a_connection_from_moving;
     warm a_child_reads_while_its_parent_writes;
     warm a_child_that_exits_ends_nothing;
     warm a_parent_that_closes_leaves_the_connection_to_its_child;
@@ -20,7 +18,6 @@ crate::tests! {
     alone a_child_connects_anew_and_drops_what_it_inherited;
     alone a_server_of_the_user_nobody_is_known;
     alone a_tree_of_children_uses_one_connection;
-    alone what_only_a_child_has_left_is_in_no_instance_of_its_parent;
     warm programs_can_be_started_beside_a_connection;
     warm a_passed_descriptor_goes_on_in_another_process;
     fresh a_passed_new_descriptor_goes_on_in_another_process stays;
@@ -33,11 +30,11 @@ crate::tests! {
 }
 
 /// Waits for a byte on a pipe.
-fn await_turn(from: RawFd) {
+pub fn await_turn(from: RawFd) {
     assert_eq!(sys::read(from, &mut [0]), Ok(1), "the other process is gone");
 }
 
-fn give_turn(into: RawFd) {
+pub fn give_turn(into: RawFd) {
     assert_eq!(sys::write(into, b"x"), Ok(1));
 }
 
@@ -82,37 +79,6 @@ fn take_turns(pair: &mut Pair) {
 
 fn a_child_and_its_parent_take_turns_on_a_busy_connection(pair: &mut Pair) {
     take_turns(pair);
-}
-
-/// Installs a filter with which `fork` fails, as it does when there are too many processes (EAGAIN), by calls that the
-/// library does not see: filters are a reason of their own for TCP.
-fn let_forks_fail() {
-    let statement = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    // struct seccomp_data begins with the number of the call. BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K.
-    let filter = [
-        statement(0x20, 0, 0, 0),
-        statement(0x15, 0, 1, libc::SYS_clone as u32),
-        statement(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EAGAIN as u32),
-        statement(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    let prctl = |option: i32, a: usize, b: usize| {
-        // SAFETY: prctl(2) as the manual has it; the filter outlives the call.
-        unsafe { smc_core::sys::raw::call(libc::SYS_prctl, [option as usize, a, b, 0, 0, 0]) }
-    };
-    assert_eq!(prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0), Ok(0));
-    let address = &program as *const libc::sock_fprog as usize;
-    assert_eq!(prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as usize, address), Ok(0));
-}
-
-fn a_fork_that_fails_does_not_keep_a_connection_from_moving(pair: &mut Pair) {
-    let_forks_fail();
-    for _ in 0..3 {
-        // SAFETY: there is no child.
-        assert_eq!(unsafe { libc::fork() }, -1);
-        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EAGAIN));
-    }
-    pair.exchange_pieces(100, 100);
 }
 
 fn a_child_forked_early_and_its_parent_take_turns(pair: &mut Pair) {
@@ -318,56 +284,6 @@ fn a_tree_of_children_uses_one_connection() {
     pair.near.recv(100);
     far.finish().expect("echo");
     pair.exchange();
-}
-
-/// Whether an epoll instance of this process lists the file with this inode.
-fn is_in_an_instance(inode: u64) -> bool {
-    let wanted = format!("ino:{inode:x}");
-    let lists = |entry: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-        text.lines()
-            .any(|line| line.starts_with("tfd:") && line.split_whitespace().any(|word| word == wanted))
-    };
-    std::fs::read_dir("/proc/self/fdinfo").expect("/proc").flatten().any(lists)
-}
-
-/// The program has none; by one of its own the library shows who holds a socket.
-fn what_only_a_child_has_left_is_in_no_instance_of_its_parent() {
-    let inode = |fd: RawFd| std::fs::metadata(format!("/proc/self/fd/{fd}")).expect("fstat").ino();
-    let (listener, port) = Family::V4.listener(0).expect("listen");
-    // Duplicated after it was shown; and one that stays on TCP, and says so.
-    for stays in [false, true] {
-        let near = Family::V4.client_socket(0).expect("socket");
-        if stays {
-            sys::setsockopt(near, libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1i32).expect("SO_ZEROCOPY");
-        }
-        sys::connect(near, &Family::V4.target(port)).expect("connect");
-        let far = sys::accept(listener).expect("accept");
-        let (mut near, mut far) = (End::near(near), End::far(far));
-        for _ in 0..100 {
-            near.send(1000);
-            far.recv(1000);
-            far.send(1000);
-            near.recv(1000);
-        }
-        let shown = [inode(near.fd), inode(far.fd)];
-        let ends = [near.fd, far.fd];
-        let ends = if stays {
-            ends
-        } else {
-            ends.map(|fd| {
-                let other = sys::dup(fd).expect("dup");
-                sys::close(fd).expect("close");
-                other
-            })
-        };
-        let (waits, go) = sys::pipe(0);
-        let child = fork_child(|| await_turn(waits));
-        ends.into_iter().for_each(|fd| sys::close(fd).expect("close"));
-        assert_eq!(shown.map(is_in_an_instance), [false, false], "stays: {stays}");
-        give_turn(go);
-        assert_eq!(wait_child(child), 0);
-    }
 }
 
 fn programs_can_be_started_beside_a_connection(pair: &mut Pair) {
