@@ -5,7 +5,8 @@ use smc_core::sys::fd::OwnFd;
 use smc_core::sys::{Errno, Result};
 use std::ffi::CStr;
 use std::net::Ipv4Addr;
-use std::ptr;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// An epoll instance. Descriptors are known by a key of the caller's.
 pub struct Epoll(OwnFd);
@@ -82,6 +83,48 @@ pub fn restore_signals(mask: u64) {
     let _ = unsafe { sys!(SYS_rt_sigprocmask, libc::SIG_SETMASK, &mask as *const u64, 0, 8) };
 }
 
+/// A process, as opposed to the children that it forks: a word in a page that the kernel wipes in them (MADV_WIPEONFORK), so that asking costs
+/// no system call.
+pub struct Process(NonNull<AtomicU32>);
+
+// SAFETY: an atomic word.
+unsafe impl Send for Process {}
+// SAFETY: as above.
+unsafe impl Sync for Process {}
+
+impl Process {
+    const PAGE: usize = 4096;
+
+    /// This one.
+    pub fn new() -> Result<Process> {
+        let page = sys::map(Self::PAGE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
+        let page = NonNull::new(page.cast()).ok_or(Errno(libc::ENOMEM))?;
+        let process = Process(page);
+        // SAFETY: advice on a page of our own.
+        unsafe { sys!(SYS_madvise, page.as_ptr(), Self::PAGE, libc::MADV_WIPEONFORK) }?;
+        process.word().store(1, Ordering::Relaxed);
+        Ok(process)
+    }
+
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: mapped, zeroed and aligned, until it is dropped.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Whether the caller is in it. A child that shares its memory (vfork) is.
+    #[inline]
+    pub fn is_this(&self) -> bool {
+        self.word().load(Ordering::Relaxed) != 0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and nobody looks at it any more.
+        let _ = unsafe { sys!(SYS_munmap, self.0.as_ptr(), Self::PAGE) };
+    }
+}
+
 /// A network interface's IPv4 address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Interface {
@@ -128,4 +171,26 @@ pub fn interfaces() -> Vec<Interface> {
     // SAFETY: it came from getifaddrs.
     unsafe { libc::freeifaddrs(list) };
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forked_child_is_another_process() {
+        let process = Process::new().expect("page");
+        assert!(process.is_this());
+        // SAFETY: the child looks at a word and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: ends this process.
+            unsafe { libc::_exit(i32::from(process.is_this())) };
+        }
+        let mut status = -1;
+        // SAFETY: a valid place for the status.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
+        assert!(process.is_this());
+    }
 }

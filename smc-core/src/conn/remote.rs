@@ -15,7 +15,7 @@
 //!
 //! *Foreign*: this process cannot use it, as after a fork of a process that had the connection on SMC-R. Data calls fail with ECONNABORTED.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{fence, Ordering};
 
 use super::wait::{May, Patience, Sleep};
 use super::{Conn, ATTACHED, DECIDING, FOREIGN, LOST, NATIVE, OFFERED, REMOTE};
@@ -24,7 +24,7 @@ use crate::link::{Bell, Doorbells};
 use crate::reason::{Detail, Reason, Why};
 use crate::registry::Mode;
 use crate::remote::{self, abi};
-use crate::sys::{sock, Errno};
+use crate::sys::{fd, sock, Errno};
 
 /// Whether it is known what carries a connection.
 #[derive(Clone, Copy)]
@@ -114,6 +114,8 @@ impl Conn {
         self.slot_end.store(0, Ordering::Relaxed);
         self.bells[Doorbells::index(1, Bell::Data)].store(data, Ordering::Relaxed);
         self.bells[Doorbells::index(0, Bell::Space)].store(room, Ordering::Relaxed);
+        self.end_bell_kept().store(-1, Ordering::Relaxed);
+        self.hup_bell_kept().store(-1, Ordering::Relaxed);
         self.far.store(number, Ordering::Relaxed);
     }
 
@@ -276,6 +278,11 @@ impl Conn {
         }
         if marks & SHUT_RX != 0 {
             self.set_fin_seen();
+            fence(Ordering::SeqCst);
+            let bell = self.end_bell_kept().load(Ordering::SeqCst);
+            if bell >= 0 {
+                fd::ring(bell);
+            }
         }
         // Whoever sleeps looks again.
         self.ring_own(Bell::Data);
