@@ -83,6 +83,75 @@ pub fn restore_signals(mask: u64) {
     let _ = unsafe { sys!(SYS_rt_sigprocmask, libc::SIG_SETMASK, &mask as *const u64, 0, 8) };
 }
 
+/// What the kernel tells of devices that come and go (uevents).
+pub struct DeviceNews(OwnFd);
+
+impl DeviceNews {
+    pub fn new() -> Result<DeviceNews> {
+        /// The kernel's own; udev sends to another one.
+        const GROUP: u32 = 1;
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: integer arguments only.
+        let fd = unsafe { sys!(SYS_socket, libc::AF_NETLINK, kind, libc::NETLINK_KOBJECT_UEVENT) }?;
+        let news = DeviceNews(OwnFd::adopt(fd as i32)?);
+        let address = netlink(GROUP);
+        // SAFETY: the address is read before the call returns.
+        unsafe { sys!(SYS_bind, news.fd(), &address as *const _, size_of_val(&address)) }?;
+        Ok(news)
+    }
+
+    /// Readable when there is news.
+    pub fn fd(&self) -> i32 {
+        self.0.raw()
+    }
+
+    /// The next verbs device that is being removed, by the name of its file in /dev/infiniband, without waiting.
+    pub fn next_removed(&self) -> Option<String> {
+        loop {
+            let (mut text, mut from) = ([0u8; 4096], netlink(0));
+            let mut length = size_of_val(&from) as u32;
+            // SAFETY: buffer, address and length are valid places of their sizes.
+            let read = unsafe {
+                sys!(
+                    SYS_recvfrom,
+                    self.fd(),
+                    text.as_mut_ptr(),
+                    text.len(),
+                    libc::MSG_DONTWAIT,
+                    &mut from as *mut _,
+                    &mut length as *mut u32
+                )
+            };
+            match read {
+                // Others can send too.
+                Ok(read) if from.nl_pid == 0 => {
+                    if let Some(name) = removed(&text[..read]) {
+                        return Some(name.to_owned());
+                    }
+                }
+                Ok(_) | Err(Errno(libc::EINTR | libc::ENOBUFS)) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+fn netlink(groups: u32) -> libc::sockaddr_nl {
+    // SAFETY: all zeros are valid: numbers.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    address.nl_groups = groups;
+    address
+}
+
+/// The verbs device whose removal a uevent tells of: "remove@/devices/.../infiniband_verbs/uverbs0", and words that end in NUL.
+fn removed(text: &[u8]) -> Option<&str> {
+    let first = text.split(|byte| *byte == 0).next()?;
+    let path = std::str::from_utf8(first).ok()?.strip_prefix("remove@")?;
+    let (folder, name) = path.rsplit_once('/')?;
+    folder.ends_with("/infiniband_verbs").then_some(name)
+}
+
 /// A process, as opposed to the children that it forks: a word in a page that the kernel wipes in them (MADV_WIPEONFORK), so that asking costs
 /// no system call.
 pub struct Process(NonNull<AtomicU32>);
@@ -176,6 +245,24 @@ pub fn interfaces() -> Vec<Interface> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_verbs_device_that_goes_is_told_from_all_other_news() {
+        let news: [&[u8]; 5] = [
+            b"remove@/devices/virtual/infiniband_verbs/uverbs0\0ACTION=remove\0",
+            b"add@/devices/virtual/infiniband_verbs/uverbs0\0ACTION=add\0",
+            b"remove@/devices/virtual/infiniband/rxe0\0ACTION=remove\0",
+            b"libudev\0\xfe\xed",
+            b"",
+        ];
+        assert_eq!(news.map(removed), [Some("uverbs0"), None, None, None, None]);
+    }
+
+    #[test]
+    fn there_is_no_news_without_any() {
+        let news = DeviceNews::new().expect("netlink");
+        assert_eq!(news.next_removed(), None);
+    }
 
     #[test]
     fn a_forked_child_is_another_process() {
