@@ -16,7 +16,7 @@ two-hosts              yes two  400  two-hosts.sh
 smcr-client            yes two  400  smc-r.sh kernel ours decline first one-byte stream half abort many
 smcr-server            yes two  400  smc-r.sh ours kernel decline first echo half abort sequential
 smcr-both              yes two  400  smc-r.sh ours ours first stream abort client-killed many
-smcr-programs          yes two  600  smc-r-programs.sh ours ours first slow self fork redis nginx rude-server-silent rude-client-garbage
+smcr-programs          yes two  600  smc-r-programs.sh ours ours first slow self fork ends signals redis nginx rude-server-silent rude-client-garbage
 smcr-programs-kernel   yes two  400  smc-r-programs.sh kernel ours first many nonblocking peek
 smcr-kernel-programs   yes two  400  smc-r-programs.sh ours kernel first slow
 mixed-programs         yes two  600  mixed-programs.sh redis iperf3 iperf3-R

@@ -158,6 +158,31 @@ if wanted fork; then
     fi
 fi
 
+# Waits for an end alone, and for edges, with bytes unread: as on TCP.
+if wanted ends; then
+    end ours
+    if [[ $LAB_ROLE == a ]]; then
+        timeout 100 "${program[@]}" python3 "$peers" ends-server 10.9.0.1 7000 "$LAB_SHARED/signal.ends.a" || fail "ends, server"
+        said ends SERV 10
+    else
+        await ends
+        timeout 100 "${program[@]}" python3 "$peers" ends 10.9.0.1 7000 || fail "ends, client"
+        said ends CLNT 10
+    fi
+fi
+
+# A signal handler that does blocking I/O above a thread that is in the library.
+if wanted signals; then
+    end ours
+    if [[ $LAB_ROLE == a ]]; then
+        timeout 100 "${program[@]}" "$LAB_BIN/echo-peer" server tcp "$at" 2 "$LAB_SHARED/signal.signals.a" || fail "signals, server"
+    else
+        await signals
+        timeout 100 "${program[@]}" "$LAB_BIN/signal-peer" "$at" 300 || fail "signals"
+        said signals CLNT 2
+    fi
+fi
+
 if wanted self && [[ $LAB_ROLE == a ]]; then
     end ours
     timeout 60 "${program[@]}" python3 "$peers" self 10.9.0.1 7001 || fail "self"

@@ -30,6 +30,7 @@ static TABLE: Table = Table {
     room,
     ready,
     want,
+    ends,
     attend,
     counts,
     error,
@@ -339,7 +340,11 @@ extern "C" fn ready(number: u64) -> i32 {
 }
 
 extern "C" fn want(number: u64, events: i32) -> i32 {
-    with(number, |connection| Ok(connection.0.want(events as i16) as u16 as usize)) as i32
+    with(number, |connection| Ok(connection.0.want(events) as u16 as usize)) as i32
+}
+
+extern "C" fn ends(number: u64, events: i32) -> i32 {
+    with(number, |connection| connection.0.end_bell(events).map(|fd| fd as usize)) as i32
 }
 
 extern "C" fn attend(number: u64) -> i32 {

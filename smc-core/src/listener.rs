@@ -6,7 +6,7 @@ use core::cell::UnsafeCell;
 use crate::lock::Lock;
 use crate::reason::{Detail, Why};
 use crate::registry::{Entry, Kind, REGISTRY};
-use crate::remote::{self, abi};
+use crate::remote::{self, abi, told};
 
 #[derive(Clone, Copy)]
 struct Listener {
@@ -87,9 +87,7 @@ pub fn closed(fd: i32) {
 
 fn unlisten(number: u64) {
     if number != 0 {
-        remote::with((), |table| {
-            (table.unlisten)(number);
-        });
+        remote::tell(number, told::unlistens);
     }
 }
 
@@ -112,9 +110,7 @@ pub fn touched(fd: i32) -> i32 {
         None => (0, -1),
     });
     if number != 0 {
-        remote::with((), |table| {
-            (table.watch)(number, 1);
-        });
+        remote::tell(number, told::accepts_here);
     }
     bell
 }
@@ -163,15 +159,11 @@ pub fn accept_begins(fd: i32) -> Accept {
 }
 
 pub fn accept_ends(number: u64) {
-    remote::with((), |table| {
-        (table.accept_ends)(number);
-    });
+    remote::tell(number, told::accept_ends);
 }
 
 pub fn given(fd: i32) {
-    remote::with((), |table| {
-        (table.taken)(fd);
-    });
+    remote::tell(fd as u64, told::taken);
 }
 
 /// After a fork, in the parent: perhaps it is the child that accepts. The parent's engine waits until the parent turns to the listener.
@@ -181,9 +173,7 @@ pub(crate) fn after_fork_in_parent() {
     }
     let numbers: Vec<u64> = with_list(Vec::new(), |list| list.iter().map(|l| l.number).collect());
     for number in numbers.into_iter().filter(|number| *number != 0) {
-        remote::with((), |table| {
-            (table.watch)(number, 0);
-        });
+        remote::tell(number, told::accepts_elsewhere);
     }
 }
 

@@ -5,6 +5,8 @@ smc_r_peers.py fork-server ADDRESS PORT READY            two connections: one fo
 smc_r_peers.py client ADDRESS PORT                       connects without waiting, exchanges a few bytes, prints what happened
 smc_r_peers.py peek ADDRESS PORT                         peeks at what an echo server sends back, and waits for all of it
 smc_r_peers.py self ADDRESS PORT                         connects to itself, in one thread
+smc_r_peers.py ends-server ADDRESS PORT READY            ends connections when it is told to
+smc_r_peers.py ends ADDRESS PORT                         waits for that in all ways, with bytes unread
 smc_r_peers.py rude-server ADDRESS PORT HOW READY        promises SMC, and then HOW: silent, garbage, or partial (each for one connection)
 smc_r_peers.py rude-client ADDRESS PORT HOW              the same, of a client
 """
@@ -95,6 +97,70 @@ def fork_server(address, port, path):
     assert os.waitpid(child, 0)[1] == 0, "the child could use its parent's connection"
     echo(connection, data)
     print("both children did what they should")
+
+
+IN, OUT, RDHUP, HUP, ET = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP, select.EPOLLHUP, select.EPOLLET
+# A wait, what it waits for, whether the client has shut down its side before, what the server does then, what is to be told.
+ENDS = [
+    ("poll", RDHUP, False, "shut", RDHUP),
+    ("epoll", RDHUP, False, "shut", RDHUP),
+    ("epoll", RDHUP | ET, False, "shut", RDHUP),
+    ("epoll", IN | RDHUP | ET, False, "shut", IN | RDHUP),
+    ("epoll", IN | ET, False, "send", IN),
+    ("poll", 0, True, "shut", HUP),
+    ("epoll", 0, True, "shut", HUP),
+    ("epoll", ET, True, "shut", HUP),
+    ("poll", RDHUP | HUP, False, "shut", RDHUP),
+]
+
+
+def ends_server(address, port, path):
+    sock = listener(address, port)
+    ready(path)
+    control, _ = sock.accept()
+    for _, _, _, act, _ in ENDS:
+        connection, _ = sock.accept()
+        connection.sendall(b"x" * 1000)
+        assert control.recv(1) == b"!"
+        connection.shutdown(socket.SHUT_WR) if act == "shut" else connection.sendall(b"y")
+        assert control.recv(1) == b"!"
+        connection.close()
+    print("all were ended")
+
+
+def ends(address, port):
+    control = socket.create_connection((address, int(port)))
+    for how, events, shuts, act, told in ENDS:
+        sock = socket.create_connection((address, int(port)))
+        while len(sock.recv(1000, socket.MSG_PEEK)) < 1000:
+            pass
+        if shuts:
+            sock.shutdown(socket.SHUT_WR)
+        wait = select.poll() if how == "poll" else select.epoll()
+        wait.register(sock, events)
+        if events & ET and events & IN:
+            # The bytes that are there.
+            assert wait.poll(10) == [(sock.fileno(), IN)]
+        thread, found = [], []
+
+        def sleeps():
+            thread.append(threading.get_native_id())
+            # Seconds, milliseconds.
+            found.extend(wait.poll(20 if how == "epoll" else 20000))
+
+        waiter = threading.Thread(target=sleeps)
+        waiter.start()
+        # In the kernel, in poll or epoll_wait.
+        while waiter.is_alive():
+            if thread and "poll" in open(f"/proc/self/task/{thread[0]}/wchan").read():
+                break
+            time.sleep(0.01)
+        control.sendall(b"!")
+        waiter.join()
+        assert found == [(sock.fileno(), told)], f"{how} for {events:#x}: {found}, not {told:#x}"
+        control.sendall(b"!")
+        sock.close()
+    print(f"{len(ENDS)} waits woken")
 
 
 def client(address, port):
@@ -213,6 +279,8 @@ COMMANDS = {
     "fork-server": fork_server,
     "client": client,
     "peek": peek,
+    "ends-server": ends_server,
+    "ends": ends,
     "self": connect_to_itself,
     "rude-server": rude_server,
     "rude-client": rude_client,

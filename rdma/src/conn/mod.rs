@@ -4,22 +4,28 @@
 //! of the RMB; whoever has changed something calls [`Stream::pump`], which sends what is due: RDMA writes and a CDC behind them. The engine's
 //! thread calls it too, when a CDC has come or one has gone. Neither ever waits while it holds the lock.
 //!
-//! A thread that is about to sleep says so ([`Conn::await_data`], [`Conn::await_room`]) and gets a doorbell to sleep on, or is told that
-//! it need not. Before that it may watch for what it waits for ([`Conn::attend`]).
+//! A thread that is about to sleep says so ([`Conn::await_data`], [`Conn::await_room`], [`Conn::want`]) and gets a doorbell to sleep on, or is
+//! told that it need not. Before that it may watch for what it waits for ([`Conn::attend`]).
+//!
+//! A forked child has a copy of a connection. To it each call says that the connection is lost (ECONNABORTED), before any lock: the thread that
+//! held it may not be there.
 
 mod stream;
+mod wants;
 
 use crate::buffers::Buffers;
 use crate::engine::inbox::{Command, Inbox};
 use crate::link::Link;
 use parking_lot::Mutex;
+use smc_core::remote::abi;
 use smc_core::sys::fd::{self, OwnFd};
-use smc_core::sys::{self, Errno, Result};
+use smc_core::sys::{Errno, Result};
 use smc_wire::cdc::Cdc;
 use smc_wire::clc::Rmbe;
 use smc_wire::conn::State as CloseState;
 use std::sync::Arc;
 use stream::Stream;
+use wants::{Ends, Which};
 
 pub use stream::Counters;
 
@@ -44,8 +50,6 @@ impl Bells {
 pub struct Conn {
     /// In this process.
     pub id: u64,
-    /// The process whose queue pair it is. A forked child has a copy of this, and must leave the queue pair alone.
-    pid: u32,
     link: Arc<Link>,
     inbox: Arc<Inbox>,
     bells: Arc<Bells>,
@@ -65,7 +69,18 @@ struct State {
     queued: bool,
     /// The program has closed it.
     closed: bool,
+    ends: Ends,
 }
+
+/// poll's events of a connection that is lost.
+const LOST: i16 = libc::POLLIN
+    | libc::POLLRDNORM
+    | libc::POLLOUT
+    | libc::POLLWRNORM
+    | libc::POLLWRBAND
+    | libc::POLLRDHUP
+    | libc::POLLERR
+    | libc::POLLHUP;
 
 /// What a connection looks like from outside.
 #[derive(Clone, Debug)]
@@ -90,7 +105,6 @@ impl Conn {
     ) -> Arc<Conn> {
         Arc::new(Conn {
             id,
-            pid: sys::getpid(),
             link: Arc::clone(link),
             inbox: Arc::clone(inbox),
             bells: Arc::clone(bells),
@@ -101,6 +115,7 @@ impl Conn {
                 early: Vec::new(),
                 queued: false,
                 closed: false,
+                ends: Ends::default(),
             }),
         })
     }
@@ -128,6 +143,11 @@ impl Conn {
 
     // For the program.
 
+    /// Whether the queue pair is this process's.
+    fn is_own(&self) -> bool {
+        self.inbox.process.is_this()
+    }
+
     /// Reads what is there, 0 at the end of the stream. EAGAIN: nothing is there yet.
     pub fn receive(self: &Arc<Self>, into: &mut [u8]) -> Result<usize> {
         self.looking(|| self.with(Errno(libc::ENOTCONN), |stream, at| stream.receive(at, into)))
@@ -148,7 +168,7 @@ impl Conn {
 
     /// The program has no more use for it. What has been sent goes out, in the background.
     pub fn close(self: &Arc<Self>) {
-        if sys::getpid() != self.pid {
+        if !self.is_own() {
             return;
         }
         self.state.lock().closed = true;
@@ -161,13 +181,13 @@ impl Conn {
 
     /// The doorbell to sleep on until there is something to read, or an end or an error. `None`: there is already.
     pub fn await_data(self: &Arc<Self>) -> Option<i32> {
-        (self.ask(libc::POLLIN, Stream::ready)? == 0).then(|| self.bells.data.raw())
+        (self.ask(libc::POLLIN.into(), Stream::ready)? == 0).then(|| self.bells.data.raw())
     }
 
     /// The doorbell to sleep on until there is room for bytes, or sending fails. `None`: it is so already.
     pub fn await_room(self: &Arc<Self>) -> Option<i32> {
         let ready = |stream: &Stream| if stream.is_writable() { libc::POLLOUT } else { 0 };
-        (self.ask(libc::POLLOUT, ready)? == 0).then(|| self.bells.room.raw())
+        (self.ask(libc::POLLOUT.into(), ready)? == 0).then(|| self.bells.room.raw())
     }
 
     /// Copies what is there behind the next `skip` bytes and leaves it there. EAGAIN: nothing is; ENOBUFS: nor can there be before
@@ -183,11 +203,17 @@ impl Conn {
 
     /// Bytes that the next send would take.
     pub fn room(&self) -> usize {
+        if !self.is_own() {
+            return 0;
+        }
         self.state.lock().stream.as_ref().map_or(0, Stream::room)
     }
 
     /// What poll(2) would say, of all that it can say.
     pub fn ready(&self) -> i16 {
+        if !self.is_own() {
+            return LOST;
+        }
         if self.link.is_unarmed() {
             self.link.attend();
         }
@@ -200,52 +226,94 @@ impl Conn {
 
     /// Takes what has come on the link, for a thread that waits; then as [`Conn::ready`].
     pub fn attend(&self) -> i16 {
+        if !self.is_own() {
+            return LOST;
+        }
         self.link.attend();
         self.ready_now()
     }
 
-    /// Asks for the doorbells for those of `events` (POLLIN, POLLOUT) that are not ready; returns those that are.
-    pub fn want(&self, events: i16) -> i16 {
+    /// Asks for the doorbells for those of `events` (POLLIN, POLLOUT) that are not ready; returns those that are. [`abi::NEWS`] and
+    /// [`abi::ENDS`] ask whatever is ready.
+    pub fn want(&self, events: i32) -> i16 {
         self.ask(events, Stream::ready).unwrap_or(0)
     }
 
     /// [`Conn::want`], with `ready` to tell what is. `None`: before the end of the handshake.
-    fn ask(&self, events: i16, ready: impl Fn(&Stream) -> i16) -> Option<i16> {
+    fn ask(&self, events: i32, ready: impl Fn(&Stream) -> i16) -> Option<i16> {
+        let asked = events as i16 & (libc::POLLIN | libc::POLLOUT);
+        if !self.is_own() {
+            return Some(LOST & asked);
+        }
         let mut state = self.state.lock();
         let stream = state.stream.as_mut()?;
-        let ready = ready(stream);
+        let ready = ready(stream) & asked;
+        let waits = ready != asked || events & (abi::NEWS | abi::ENDS) != 0;
+        let now = stream.now();
+        let wants = &mut stream.wants;
         let mut more = 0;
-        for (event, wanted, bell) in [
-            (libc::POLLIN, &mut stream.data_wanted, &self.bells.data),
-            (libc::POLLOUT, &mut stream.room_wanted, &self.bells.room),
-        ] {
-            if events & !ready & event != 0 {
-                more += u32::from(!std::mem::replace(wanted, true));
-                fd::drain(bell.raw());
-            }
+        if events & abi::NEWS != 0 {
+            more += wants.news(&now);
+        }
+        if events & abi::ENDS != 0 {
+            more += wants.ends(&now);
+        }
+        if asked & !ready & libc::POLLIN != 0 {
+            more += wants.data();
+            fd::drain(self.bells.data.raw());
+        }
+        if asked & !ready & libc::POLLOUT != 0 {
+            more += wants.room();
+            fd::drain(self.bells.room.raw());
         }
         self.link.sleep(more);
         drop(state);
-        let ready = events & ready;
-        if ready != events & (libc::POLLIN | libc::POLLOUT) {
+        if waits {
             // If what is waited for is found so, the doorbell rings.
             self.link.rely();
         }
         Some(ready)
     }
 
+    /// A descriptor that is readable from the time on when POLLRDHUP is so, or POLLHUP if `events` has not got that: for who waits for
+    /// nothing else. The engine's thread finds an end within [`link`](crate::link)'s millisecond, if others keep it from being woken.
+    ///
+    /// # Errors
+    /// ENOTCONN: before the end of the handshake, or in a child. No more descriptors.
+    pub fn end_bell(&self, events: i32) -> Result<i32> {
+        if !self.is_own() {
+            return Err(Errno(libc::ENOTCONN));
+        }
+        let mut state = self.state.lock();
+        let State { stream: Some(stream), ends, .. } = &mut *state else {
+            return Err(Errno(libc::ENOTCONN));
+        };
+        if events & i32::from(libc::POLLRDHUP) != 0 {
+            ends.get(Which::Peer, stream.peer_has_ended())
+        } else {
+            ends.get(Which::Both, stream.has_hung_up())
+        }
+    }
+
     /// The error with which the connection has ended, if it has.
     pub fn error(&self) -> Option<Errno> {
+        if !self.is_own() {
+            return Some(Errno(libc::ECONNABORTED));
+        }
         self.state.lock().stream.as_ref().and_then(Stream::error)
     }
 
     /// Bytes to be read, bytes that have not reached the peer, and a count that grows with each byte that comes and with each end.
     pub fn counts(&self) -> (u64, u64, u64) {
+        if !self.is_own() {
+            return (0, 0, 0);
+        }
         self.state.lock().stream.as_ref().map_or((0, 0, 0), Stream::counts)
     }
 
     /// For tools and tests. `None`: before the end of the handshake.
     pub fn info(&self) -> Option<Info> {
+        self.is_own().then_some(())?;
         let state = self.state.lock();
         let stream = state.stream.as_ref()?;
         Some(Info {
@@ -336,11 +404,7 @@ impl Conn {
         let mut state = self.state.lock();
         let over = state.closed && state.stream.as_ref().is_some_and(Stream::is_over);
         if over {
-            let wanted = |stream: &mut Stream| {
-                u32::from(std::mem::take(&mut stream.data_wanted))
-                    + u32::from(std::mem::take(&mut stream.room_wanted))
-            };
-            self.link.wake(state.stream.as_mut().map_or(0, wanted));
+            self.link.wake(state.stream.as_mut().map_or(0, |stream| stream.wants.clear()));
         }
         over.then(|| (state.token, state.buffers.take()))
     }
@@ -367,23 +431,25 @@ impl Conn {
         without: Errno,
         act: impl FnOnce(&mut Stream, &mut Place<'_>) -> Result<T>,
     ) -> Result<T> {
-        if sys::getpid() != self.pid {
-            return Err(Errno(libc::EOPNOTSUPP));
+        if !self.is_own() {
+            return Err(Errno(libc::ECONNABORTED));
         }
         let mut state = self.state.lock();
-        let State { stream, buffers, queued, closed, .. } = &mut *state;
+        let State { stream, buffers, queued, closed, ends, .. } = &mut *state;
         let (Some(stream), Some(buffers)) = (stream, buffers) else { return Err(without) };
         let result = act(stream, &mut Place { conn: self, buffers, queued });
-        if stream.data_wanted && stream.is_readable() {
-            stream.data_wanted = false;
-            self.link.wake(1);
-            fd::ring(self.bells.data.raw());
+        if !stream.wants.is_empty() {
+            let rings = stream.wants.due(&stream.now());
+            self.link.wake(rings.answered);
+            if rings.data {
+                fd::ring(self.bells.data.raw());
+            }
+            if rings.room {
+                fd::ring(self.bells.room.raw());
+            }
         }
-        if stream.room_wanted && stream.has_much_room() {
-            stream.room_wanted = false;
-            self.link.wake(1);
-            fd::ring(self.bells.room.raw());
-        }
+        ends.ring(Which::Peer, stream.peer_has_ended());
+        ends.ring(Which::Both, stream.has_hung_up());
         if *closed && stream.is_over() {
             self.inbox.send(Command::Over(self.id));
         }

@@ -1,5 +1,6 @@
 //! The bytes of a connection, both ways.
 
+use super::wants::{Now, Wants};
 use super::Place;
 use crate::verbs::{MemoryRegion, Piece, Write};
 use smc_core::sys::{Errno, Result};
@@ -28,10 +29,7 @@ pub(super) struct Stream {
     due: bool,
     under_way: u32,
     end: End,
-    /// Somebody sleeps until there is something to read.
-    pub data_wanted: bool,
-    /// Somebody sleeps until there is room.
-    pub room_wanted: bool,
+    pub wants: Wants,
     /// Size of the send ring, in bytes.
     capacity: u64,
     pub counters: Counters,
@@ -95,8 +93,7 @@ impl Stream {
             due: false,
             under_way: 0,
             end: End::None,
-            data_wanted: false,
-            room_wanted: false,
+            wants: Wants::default(),
             capacity: u64::from(own.size.bytes()),
             counters: Counters::default(),
         })
@@ -222,7 +219,7 @@ impl Stream {
             (libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND, self.has_much_room()),
             (libc::POLLRDHUP, ended),
             (libc::POLLERR, lost),
-            (libc::POLLHUP, lost || ended && self.end != End::None),
+            (libc::POLLHUP, self.has_hung_up()),
         ] {
             if is_so {
                 ready |= events;
@@ -238,8 +235,26 @@ impl Stream {
 
     /// See [`super::Conn::counts`].
     pub fn counts(&self) -> (u64, u64, u64) {
-        let ends = u64::from(self.peer_has_ended()) + u64::from(self.error().is_some());
-        (u64::from(self.wire.unread()), self.written - self.completed, self.counters.received + ends)
+        (u64::from(self.wire.unread()), self.written - self.completed, self.counters.received + self.ends())
+    }
+
+    fn ends(&self) -> u64 {
+        let ends = [self.peer_has_ended(), self.has_hung_up(), self.error().is_some()];
+        ends.map(u64::from).iter().sum()
+    }
+
+    /// Neither side sends any more, or the connection is lost.
+    pub fn has_hung_up(&self) -> bool {
+        self.error().is_some() || self.peer_has_ended() && self.end != End::None
+    }
+
+    pub fn now(&self) -> Now {
+        Now {
+            readable: self.is_readable(),
+            much_room: self.has_much_room(),
+            news: self.counters.received + self.ends(),
+            ends: self.ends(),
+        }
     }
 
     pub fn close_state(&self) -> State {

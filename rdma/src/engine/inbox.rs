@@ -2,6 +2,7 @@
 
 use crate::engine::listener::Listener;
 use crate::engine::pending::{Pending, Start};
+use crate::sys::Process;
 use parking_lot::Mutex;
 use smc_core::sys::fd::{self, OwnFd};
 use smc_core::sys::Result;
@@ -36,6 +37,8 @@ pub enum Command {
 
 /// Commands, and a doorbell for the thread that takes them. It outlives the thread: after an exec that failed there is another one.
 pub struct Inbox {
+    /// Whose thread it is.
+    pub process: Process,
     bell: OwnFd,
     commands: Mutex<Vec<Command>>,
     /// The last number given to a link, a connection or a handshake.
@@ -44,7 +47,12 @@ pub struct Inbox {
 
 impl Inbox {
     pub fn new() -> Result<Inbox> {
-        Ok(Inbox { bell: fd::eventfd()?, commands: Mutex::new(Vec::new()), last: AtomicU64::new(0) })
+        Ok(Inbox {
+            process: Process::new()?,
+            bell: fd::eventfd()?,
+            commands: Mutex::new(Vec::new()),
+            last: AtomicU64::new(0),
+        })
     }
 
     /// A number that nothing else has or had: commands name things by number, also such as an earlier thread has left behind.

@@ -12,7 +12,7 @@ use super::{now, Config, Outcome};
 use crate::conn::Conn;
 use crate::link::Link;
 use crate::port::{Port, Transport};
-use crate::sys::{self, Epoll, Event};
+use crate::sys::{self, DeviceNews, Epoll, Event};
 use smc_core::capability::{self, Peer};
 use smc_core::sys::fd::OwnFd;
 use smc_core::sys::{sock, Result};
@@ -37,6 +37,7 @@ const DEVICE: u64 = 4;
 const CONNECTING: u64 = 5;
 const LISTENER: u64 = 6;
 pub(super) const MANAGER: u64 = 7;
+const DEVICES: u64 = 8;
 
 pub(super) fn key(kind: u64, number: u64) -> u64 {
     kind << KIND_SHIFT | number
@@ -67,6 +68,8 @@ pub(super) struct Runner {
     peer_id: Option<PeerId>,
     pub host: Host,
     ports: HashMap<Ipv4Addr, Arc<Port>>,
+    /// `None`: not to be had, and a device that is removed while it is in use stays until this process ends.
+    news: Option<DeviceNews>,
     /// By their own numbers.
     listeners: HashMap<u64, Arc<Listener>>,
     /// Those with a connection in their queue: since when, and how many accepts there had been then.
@@ -92,6 +95,8 @@ impl Runner {
     pub fn new(config: Config, inbox: Arc<Inbox>) -> Result<Runner> {
         let epoll = Epoll::new()?;
         epoll.add(inbox.fd(), libc::EPOLLIN as u32, key(INBOX, 0))?;
+        let news = DeviceNews::new().ok();
+        let news = news.filter(|news| epoll.add(news.fd(), libc::EPOLLIN as u32, key(DEVICES, 0)).is_ok());
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Ok(Runner {
             config,
@@ -100,6 +105,7 @@ impl Runner {
             peer_id: None,
             host: Host { name: FirstContact::padded_name(name.trim().as_bytes()), features: 0 },
             ports: HashMap::new(),
+            news,
             listeners: HashMap::new(),
             queued: Vec::new(),
             connecting: HashMap::new(),
@@ -169,6 +175,7 @@ impl Runner {
             DEVICE => self.device_event(number),
             CONNECTING => self.connected(number),
             MANAGER => self.manager_events(),
+            DEVICES => self.devices_removed(),
             LISTENER => {
                 if let Some(listener) = self.listeners.get(&number) {
                     self.queued.push((now() + PROMPT, number, listener.accepts()));

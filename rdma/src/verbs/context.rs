@@ -73,6 +73,12 @@ impl Context {
         self.0.as_ptr()
     }
 
+    /// The name of its file in /dev/infiniband.
+    pub fn file(&self) -> String {
+        // SAFETY: the context is open, and its device has a name that ends in NUL.
+        unsafe { CStr::from_ptr((*(*self.raw()).device).dev_name.as_ptr()) }.to_string_lossy().into_owned()
+    }
+
     /// Asks for the state of a port, from 1.
     pub fn port(&self, number: u8) -> Result<PortState> {
         // SAFETY: an all-zero port attribute is valid: numbers only.

@@ -195,6 +195,7 @@ unsafe extern "C" fn fork_prepare() {
     // libc lets several threads run their handlers at once; our three belong together.
     while let Err(other) = FORKING.compare_exchange_weak(0, tid, Ordering::Acquire, Ordering::Relaxed) {
         if other == tid {
+            set_mask(mask, libc::SIG_SETMASK);
             return;
         }
         // SAFETY: no arguments.

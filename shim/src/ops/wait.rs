@@ -161,8 +161,10 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
             match looked_up {
                 Entry::Conn(conn) if conn.is_moved() => {
                     let mut reset = [false; 2];
+                    // The end of its handshake rings both.
+                    let undecided = conn.is_undecided();
                     for (bell, events) in BELLS {
-                        let asked_for = entry.events & events != 0;
+                        let asked_for = undecided || entry.events & events != 0;
                         let number = conn.doorbell(bell);
                         // Left out, but recognisable, where nobody waits for it: poll ignores negative numbers.
                         let fd = if asked_for { number } else { !number };
@@ -181,7 +183,8 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
                         ask.events = conn.kernel_events(entry.events, ring);
                     } else {
                         // What the socket says of its TCP connection means nothing. (poll ignores negative numbers.)
-                        ask.fd = -1;
+                        let fd = if sleeps { conn.end_bell(entry.events) } else { -1 };
+                        *ask = pollfd { fd, events: libc::POLLIN, revents: 0 };
                     }
                     if conn.combine(entry.events, ring, 0) != 0 {
                         p.news = true;

@@ -1,6 +1,6 @@
 //! Data and readiness of a connection on SMC-R. What the phases mean is in [`super::remote`].
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{fence, AtomicI32, Ordering};
 
 use super::io::{Dry, Source};
 use super::remote::result;
@@ -8,8 +8,8 @@ use super::rx::{RxOp, BUSY_CHECK_NS};
 use super::tx::TxOp;
 use super::wait::{May, Sleep, Step};
 use super::{Conn, DECIDING, FOREIGN, LOST, OFFERED, REMOTE};
-use crate::link::Bell;
-use crate::remote::abi;
+use crate::link::{Bell, Doorbells};
+use crate::remote::{self, abi};
 use crate::sys::Errno;
 use crate::{config, epoll, lock, sys};
 
@@ -32,12 +32,14 @@ impl Conn {
                     drop(held);
                     found
                 }
-                Err(lock::Reentered) => Err(Errno(libc::EAGAIN)),
+                // A signal handler above this thread's own call: to wait for it would be for ever, here and in `is_inside`.
+                Err(lock::Reentered) if op.seen() > 0 => return Step::Done(op.seen()),
+                Err(lock::Reentered) => return Step::Fail(Errno(libc::EAGAIN)),
             };
             match found {
                 Ok(()) => return Step::Done(op.done),
                 Err(Errno(libc::EAGAIN)) if op.done >= target => return Step::Done(op.done),
-                Err(Errno(libc::EAGAIN)) => {}
+                Err(Errno(libc::EAGAIN)) if !remote::is_inside() => {}
                 // For the next call, which finds it again.
                 Err(_) if op.done > 0 => return Step::Done(op.done),
                 Err(e) => return Step::Fail(e),
@@ -129,11 +131,13 @@ impl Conn {
                     drop(held);
                     found
                 }
-                Err(lock::Reentered) => Err(Errno(libc::EAGAIN)),
+                // As in `far_rx_step`.
+                Err(lock::Reentered) if op.done > 0 => return Step::Done(op.done),
+                Err(lock::Reentered) => return Step::Fail(Errno(libc::EAGAIN)),
             };
             match found {
                 Ok(()) => return Step::Done(op.done),
-                Err(Errno(libc::EAGAIN)) => {}
+                Err(Errno(libc::EAGAIN)) if !remote::is_inside() => {}
                 Err(super::io::DRY) => match &op.source {
                     Source::Pipe { fd: pipe, wait: true, .. } if op.done == 0 => {
                         let nothing = (Bell::Space, -1);
@@ -225,6 +229,10 @@ impl Conn {
 
     /// poll's answer.
     pub(super) fn far_ready(&self, wanted: i16) -> i16 {
+        if remote::is_inside() {
+            // Not known, and not to be waited for. A data call says EAGAIN.
+            return wanted & (IN | OUT);
+        }
         let ready = match self.phase.load(Ordering::SeqCst) {
             REMOTE => self.far(0, |table, number| (table.ready)(number)),
             FOREIGN | LOST => i32::from(IN | OUT | libc::POLLRDHUP | ALWAYS),
@@ -244,11 +252,50 @@ impl Conn {
                 | if wanted & OUT != 0 { libc::POLLOUT } else { 0 },
         );
         match self.phase.load(Ordering::SeqCst) {
-            REMOTE => self.far(0, |table, number| (table.want)(number, events)).max(0),
+            REMOTE => self.far(events, |table, number| (table.want)(number, events)).max(0),
             // The handshake's end rings both.
             OFFERED | DECIDING => 0,
             _ => events,
         }
+    }
+
+    /// Asks for the doorbells for whatever changes what epoll says of `wanted`, as edges.
+    pub(super) fn want_news_far(&self, wanted: i16) {
+        let news = if wanted & IN != 0 { abi::NEWS } else { abi::ENDS };
+        let events = news | if wanted & OUT != 0 { i32::from(libc::POLLOUT) } else { 0 };
+        if self.phase.load(Ordering::SeqCst) == REMOTE {
+            self.far(0, |table, number| (table.want)(number, events));
+        }
+    }
+
+    /// The doorbell for an end, for a poll that does not ask for POLLIN, and so sleeps through the others; -1: none is needed, or to be had.
+    pub fn end_bell(&self, wanted: i16) -> i32 {
+        let (events, kept) = match () {
+            () if wanted & IN != 0 || self.phase.load(Ordering::SeqCst) != REMOTE => return -1,
+            () if wanted & libc::POLLRDHUP != 0 => (libc::POLLRDHUP, self.end_bell_kept()),
+            // Who waits to write is woken by the end of both.
+            () if wanted & OUT != 0 => return -1,
+            () => (0, self.hup_bell_kept()),
+        };
+        let known = kept.load(Ordering::SeqCst);
+        if known >= 0 {
+            return known;
+        }
+        let made = self.far(-1, |table, number| (table.ends)(number, events.into())).max(-1);
+        kept.store(made, Ordering::SeqCst);
+        // Then the caller looks; whoever shuts down marks that first and then looks here.
+        fence(Ordering::SeqCst);
+        made
+    }
+
+    // On SMC-R two of the four places for doorbells are free.
+
+    pub(super) fn end_bell_kept(&self) -> &AtomicI32 {
+        &self.bells[Doorbells::index(0, Bell::Data)]
+    }
+
+    pub(super) fn hup_bell_kept(&self) -> &AtomicI32 {
+        &self.bells[Doorbells::index(1, Bell::Space)]
     }
 
     pub(super) fn far_limit_ns() -> u64 {

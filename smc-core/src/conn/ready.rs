@@ -127,6 +127,15 @@ impl Conn {
         }
     }
 
+    /// The same for epoll: also for what is an edge only, and for ends that nothing but an edge tells of.
+    pub(crate) fn want_news(&self, wanted: i16) {
+        if self.is_attached() {
+            self.want(wanted);
+        } else {
+            self.want_news_far(wanted);
+        }
+    }
+
     /// Watches the ring for `wanted` for as long as it may pay off.
     pub fn spin_for(&self, wanted: i16) -> bool {
         if !self.is_attached() {

@@ -15,7 +15,7 @@
 //!
 //! *Foreign*: this process cannot use it, as after a fork of a process that had the connection on SMC-R. Data calls fail with ECONNABORTED.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{fence, Ordering};
 
 use super::wait::{May, Patience, Sleep};
 use super::{Conn, ATTACHED, DECIDING, FOREIGN, LOST, NATIVE, OFFERED, REMOTE};
@@ -23,8 +23,8 @@ use crate::epoll;
 use crate::link::{Bell, Doorbells};
 use crate::reason::{Detail, Reason, Why};
 use crate::registry::Mode;
-use crate::remote::{self, abi};
-use crate::sys::{sock, Errno};
+use crate::remote::{self, abi, told};
+use crate::sys::{fd, sock, Errno};
 
 /// Whether it is known what carries a connection.
 #[derive(Clone, Copy)]
@@ -114,6 +114,8 @@ impl Conn {
         self.slot_end.store(0, Ordering::Relaxed);
         self.bells[Doorbells::index(1, Bell::Data)].store(data, Ordering::Relaxed);
         self.bells[Doorbells::index(0, Bell::Space)].store(room, Ordering::Relaxed);
+        self.end_bell_kept().store(-1, Ordering::Relaxed);
+        self.hup_bell_kept().store(-1, Ordering::Relaxed);
         self.far.store(number, Ordering::Relaxed);
     }
 
@@ -163,9 +165,7 @@ impl Conn {
         if let Some(number) = over {
             epoll::connection_returned(self);
             // After that nobody waits for its doorbells.
-            remote::with((), |table| {
-                (table.close)(number, 0);
-            });
+            remote::tell(number, told::closes);
         }
         true
     }
@@ -181,15 +181,11 @@ impl Conn {
         let mut number = self.number();
         if number != 0 && self.is_pinned() {
             // Something has come up that only TCP serves: it begins anew, as one that ends there.
-            remote::with((), |table| {
-                (table.close)(number, 1);
-            });
+            remote::tell(number, told::leaves);
             number = 0;
         }
         if number != 0 {
-            self.far((), |table, number| {
-                (table.start)(number);
-            });
+            remote::tell(number, told::starts);
             self.phase.store(DECIDING, Ordering::SeqCst);
             return;
         }
@@ -210,9 +206,7 @@ impl Conn {
                 log::debug!("fd {fd}: on SMC-R, {role}");
                 self.phase.store(REMOTE, Ordering::SeqCst);
                 if shut & SHUT_TX != 0 {
-                    self.far((), |table, number| {
-                        (table.shutdown_write)(number);
-                    });
+                    remote::tell(self.number(), told::shuts_down);
                 }
                 return;
             }
@@ -245,6 +239,9 @@ impl Conn {
         if self.settle(fd) {
             return Decision::Decided;
         }
+        if remote::is_inside() || self.end().rx.lock.is_mine() {
+            return Decision::Fail(Errno(libc::EAGAIN));
+        }
         match patience.ask(fd, flags, timeout) {
             May::Wait { remaining_ns } => {
                 let bell = self.wakes_me(Bell::Space);
@@ -270,12 +267,15 @@ impl Conn {
         } else if !self.is_far() {
             return false;
         } else if marks & SHUT_TX != 0 {
-            self.far((), |table, number| {
-                (table.shutdown_write)(number);
-            });
+            remote::tell(self.number(), told::shuts_down);
         }
         if marks & SHUT_RX != 0 {
             self.set_fin_seen();
+            fence(Ordering::SeqCst);
+            let bell = self.end_bell_kept().load(Ordering::SeqCst);
+            if bell >= 0 {
+                fd::ring(bell);
+            }
         }
         // Whoever sleeps looks again.
         self.ring_own(Bell::Data);
@@ -290,9 +290,7 @@ impl Conn {
             return;
         }
         let cancel = phase == OFFERED && !self.end().held_alone();
-        remote::with((), |table| {
-            (table.close)(number, i32::from(cancel));
-        });
+        remote::tell(number, if cancel { told::leaves } else { told::closes });
     }
 
     /// In a forked child: what the parent has, this process has not.

@@ -189,7 +189,7 @@ impl Registration {
     /// Asks for doorbells for what the program waits for; see [`crate::ring::asked`].
     pub(super) fn ask(&self) {
         if let Some(conn) = self.conn() {
-            conn.want(self.wanted());
+            conn.want_news(self.wanted());
         }
     }
     pub(super) fn watches_space(&self) -> bool {
@@ -306,8 +306,10 @@ impl Registration {
     fn is_edge(&self, conn: &Conn, ready: u32, take: bool) -> bool {
         let produced = conn.produced();
         let starved = conn.starved();
+        // On SMC-R ends are counted with the bytes; otherwise the kernel tells of them (`kernel_news`).
+        let of_bytes = libc::EPOLLIN as u32 | if conn.is_attached() { 0 } else { OF_THE_KERNEL & ready };
         let edge = self.edge.load(Ordering::Relaxed) != 0
-            || (ready & libc::EPOLLIN as u32 != 0 && produced != self.seen_produced.load(Ordering::Relaxed))
+            || (ready & of_bytes != 0 && produced != self.seen_produced.load(Ordering::Relaxed))
             || (ready & libc::EPOLLOUT as u32 != 0 && starved != self.seen_starved.load(Ordering::Relaxed));
         if take && ready != 0 {
             self.edge.store(0, Ordering::Relaxed);

@@ -9,7 +9,7 @@
 use core::ffi::CStr;
 
 /// Of this interface. Tables of other versions are not understood.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// An [`Entry`].
 pub const SYMBOL: &CStr = c"smc_rdma_entry";
 
@@ -95,6 +95,11 @@ pub struct Outcome {
     pub port: u32,
 }
 
+/// For [`Table::want`]: [`Begun::data`] is to become readable, as an edge (it is not reset), with the next byte or end, whatever is there already.
+pub const NEWS: i32 = 1 << 16;
+/// The same with the next end: of the peer's stream, of both, of the connection.
+pub const ENDS: i32 = 1 << 17;
+
 /// See [`Table::counts`].
 #[repr(C)]
 #[derive(Default, Clone, Copy)]
@@ -103,7 +108,7 @@ pub struct Counts {
     pub unread: u64,
     /// Bytes that were sent and have not reached the peer.
     pub unsent: u64,
-    /// Grows with every byte that comes, and with the end of the stream and of the connection.
+    /// Grows with every byte that comes, and with the end of the peer's stream, of both streams, and of the connection.
     pub news: u64,
 }
 
@@ -139,7 +144,11 @@ pub struct Table {
     /// poll's events, all that are true now.
     pub ready: extern "C" fn(number: u64) -> i32,
     /// Asks for the eventfds for those of `events` (POLLIN, POLLOUT) that are not ready, and resets those; returns the events that are ready.
+    /// [`NEWS`] and [`ENDS`] ask for more.
     pub want: extern "C" fn(number: u64, events: i32) -> i32,
+    /// For who waits for POLLRDHUP (in `events`), or for POLLHUP or POLLERR, and not for POLLIN: an eventfd that is readable from the time
+    /// on when that is so. It stays the library's, until [`Table::close`]. ENOTCONN: the handshake is not over.
+    pub ends: extern "C" fn(number: u64, events: i32) -> i32,
     /// For a thread that is about to wait: takes what has come on the connection's link, and tells as [`Table::ready`]. May be repeated for as
     /// long as watching seems better than sleeping.
     pub attend: extern "C" fn(number: u64) -> i32,

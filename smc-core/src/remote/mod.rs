@@ -2,6 +2,7 @@
 //! [`crate::conn`] has what becomes of a connection.
 
 pub mod abi;
+mod inside;
 
 use crate::capability;
 use crate::config;
@@ -9,21 +10,13 @@ use crate::reason::Detail;
 use crate::sys::sock::Endpoint;
 use crate::sys::{self, fd, sock, Errno};
 use abi::{Host, Table};
-use core::cell::Cell;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::net::{IpAddr, SocketAddr};
 
 static TABLE: AtomicPtr<Table> = AtomicPtr::new(core::ptr::null_mut());
 
-thread_local! {
-    /// The thread is inside the library. A signal handler above it must stay out: the library's locks are not made for that.
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
-
-extern "C" {
-    fn pthread_setcancelstate(state: i32, old: *mut i32) -> i32;
-}
-const PTHREAD_CANCEL_DISABLE: i32 = 1;
+pub(crate) use inside::is_inside;
+use inside::without_cancellation;
 
 /// Puts the library to use.
 ///
@@ -45,27 +38,53 @@ pub fn is_loaded() -> bool {
     !TABLE.load(Ordering::Acquire).is_null()
 }
 
-/// Uses the library; `otherwise` if there is none, or the thread has been interrupted inside of it.
+/// Uses the library; `otherwise` if there is none, or the thread has been interrupted inside of it ([`is_inside`]).
 pub(crate) fn with<T>(otherwise: T, act: impl FnOnce(&'static Table) -> T) -> T {
-    // SAFETY: only `install` stores here, a table that stays.
-    let Some(table) = (unsafe { TABLE.load(Ordering::Acquire).as_ref() }) else { return otherwise };
-    if INSIDE.replace(true) {
-        return otherwise;
-    }
-    let result = without_cancellation(|| act(table));
-    INSIDE.set(false);
-    result
+    let Some(table) = table() else { return otherwise };
+    inside::enter(|| act(table)).unwrap_or(otherwise)
 }
 
-/// libibverbs makes calls in which a cancelled thread would end, with the library's locks held.
-fn without_cancellation<T>(act: impl FnOnce() -> T) -> T {
-    let mut before = 0;
-    // SAFETY: a valid place for the state before.
-    unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &mut before) };
-    let result = act();
-    // SAFETY: as above.
-    unsafe { pthread_setcancelstate(before, &mut 0) };
-    result
+/// Tells the library something about what has this number; if the thread has been interrupted inside of it, when it leaves.
+pub(crate) fn tell(number: u64, act: fn(u64)) {
+    if is_loaded() {
+        inside::tell(act, number);
+    }
+}
+
+/// What there is to be told.
+pub(crate) mod told {
+    use super::table;
+
+    macro_rules! told {
+        ($($name:ident = $function:ident($($more:expr)?);)*) => {
+            $(pub(crate) fn $name(number: u64) {
+                if let Some(table) = table() {
+                    (table.$function)(number $(, $more)?);
+                }
+            })*
+        };
+    }
+    told! {
+        starts = start();
+        shuts_down = shutdown_write();
+        closes = close(0);
+        leaves = close(1);
+        unlistens = unlisten();
+        accepts_elsewhere = watch(0);
+        accepts_here = watch(1);
+        accept_ends = accept_ends();
+    }
+
+    pub(crate) fn taken(fd: u64) {
+        if let Some(table) = table() {
+            (table.taken)(fd as i32);
+        }
+    }
+}
+
+fn table() -> Option<&'static Table> {
+    // SAFETY: only `install` stores here, a table that stays.
+    unsafe { TABLE.load(Ordering::Acquire).as_ref() }
 }
 
 /// At most how long the end of a process, or an exec, is held up by connections that still have something to say.
@@ -80,7 +99,7 @@ pub fn finish() {
 
 /// In a forked child.
 pub(crate) fn after_fork_in_child() {
-    INSIDE.set(false);
+    inside::after_fork_in_child();
     with((), |table| (table.forked)());
 }
 

@@ -3,10 +3,10 @@
 use super::{now, Runner, Use};
 use crate::engine::group::LAST_WORDS;
 use crate::link::Link;
-use crate::verbs::AsyncEvent;
+use crate::verbs::{AsyncEvent, Context};
 use smc_wire::cdc;
 use smc_wire::group::{self, Incoming};
-use smc_wire::llc::Llc;
+use smc_wire::llc::{DeleteReason, Llc};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -96,6 +96,37 @@ impl Runner {
             for id in links.collect::<Vec<_>>() {
                 log::info!("link {id}: {event:?}");
                 self.link_failed(id);
+            }
+        }
+    }
+
+    /// Devices are being removed. The driver of hardware tells its users (IBV_EVENT_DEVICE_FATAL); for soft-RoCE and siw the kernel waits for them
+    /// without a word, but for the uevent of the device's file.
+    pub(super) fn devices_removed(&mut self) {
+        let Some(news) = &self.news else { return };
+        let gone: Vec<String> = std::iter::from_fn(|| news.next_removed()).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let is_gone = |context: &Context| gone.contains(&context.file());
+        let epoll = &self.epoll;
+        self.ports.retain(|_, port| {
+            let stays = !is_gone(&port.context);
+            if !stays {
+                epoll.remove(port.context.async_fd());
+            }
+            stays
+        });
+        let links = self.links.iter().filter(|(_, (link, _))| is_gone(&link.port.context)).map(|(id, _)| *id);
+        for id in links.collect::<Vec<_>>() {
+            log::info!("link {id}: its device is removed");
+            match self.groups.get_mut(&id) {
+                // It still works, so that the peer can be told.
+                Some(group) => {
+                    group.wire.terminate(DeleteReason::OPERATOR);
+                    self.drive_group(id);
+                }
+                None => self.link_failed(id),
             }
         }
     }
