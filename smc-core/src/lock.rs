@@ -71,11 +71,6 @@ impl Lock {
         self.lock_slow(me)
     }
 
-    /// Whether the calling thread has it, as a signal handler above who took it.
-    pub fn is_mine(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & !WAITERS == tid()
-    }
-
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<Held<'_>> {
         self.0.compare_exchange(0, tid(), Ordering::Acquire, Ordering::Relaxed).ok().map(|_| Held(self))
