@@ -40,6 +40,15 @@ for file in "$release"/{libsmc_preload.so,smcss,smcctl,smcr}; do
     fi
 done
 
+# In a library built without link-time optimisation, a thread cancelled in a blocking call ends the program.
+if command -v readelf >/dev/null && command -v objdump >/dev/null; then
+    checked=$(bash ci/exports.sh "$release/libsmc_preload.so" 2>&1) || true
+    if [[ $checked == *" has an exception table "* ]]; then
+        echo "install: $release/libsmc_preload.so is built without lto: build it with the profile release as it is in Cargo.toml" >&2
+        exit 1
+    fi
+fi
+
 install -d "$destdir$prefix/bin" "$destdir$libdir" "$destdir$doc"
 install -m 755 smc_run.sh "$destdir$prefix/bin/smc_run"
 install -m 755 "$release/smcss" "$release/smcctl" "$release/smcr" "$destdir$prefix/bin"

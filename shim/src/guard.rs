@@ -8,7 +8,8 @@
 //!   calls is `extern "C"`, nothing in it needs dropping, and it cannot panic.
 //! - What can panic runs under [`protect`], in a frame of its own, and makes no cancellable call in there.
 //!
-//! `ci/exports.sh` checks the first for every exported function: none of them may have an exception table.
+//! The first needs link-time optimisation (`lto = "fat"`): to a compiler that sees one crate at a time every function of another
+//! one may panic, and each call gets a landing pad. `ci/exports.sh` checks it for every exported function: none of them may have an exception table.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use smc_core::conn;
