@@ -6,7 +6,7 @@ use super::{eager, Conn, ATTACHED, CONNS, FREE};
 use crate::link::rendezvous::{self, Rendezvous};
 use crate::link::{proof, Bell};
 use crate::reason::{Detail, Why};
-use crate::registry::{Kind, SocketRecord, REGISTRY};
+use crate::registry::{Kind, Mode, SocketRecord, REGISTRY};
 use crate::sys::{sock, Errno};
 use crate::{epoll, lock, report};
 
@@ -124,7 +124,7 @@ impl Conn {
         log::error!("fd {fd}: the peer wrote impossible values into shared memory; connection ended");
         let why = Why::new(Detail::RingGarbled);
         let _ = self.end().pinned.compare_exchange(0, why.pack(), Ordering::SeqCst, Ordering::SeqCst);
-        self.entry().set_why(why);
+        self.entry().set_status(Mode::Tcp, why);
         let _ = sock::shutdown(fd, libc::SHUT_RDWR);
         Errno(libc::ECONNRESET)
     }

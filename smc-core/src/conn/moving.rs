@@ -175,13 +175,13 @@ impl Conn {
         }
     }
 
-    /// What the tools see: on the ring as soon as one direction is.
+    /// What the tools see: on the ring as soon as one direction is, until it is broken.
     pub(crate) fn show_mode(&self) {
         let end = self.end();
         let on_ring = (end.tx.epoch.load(Ordering::Relaxed) | end.rx.epoch.load(Ordering::Relaxed)) & 1 != 0;
         let entry = self.entry();
         entry.add_switch();
-        if on_ring {
+        if on_ring && end.pinned.load(Ordering::Relaxed) != Why::new(Detail::RingGarbled).pack() {
             entry.set_status(Mode::Smcd, Why::NONE);
         } else {
             let why = match Why::unpack(end.pinned.load(Ordering::Relaxed)) {

@@ -9,6 +9,7 @@ use smc_tests::net::Family;
 use smc_tests::sys;
 use std::io::BufRead;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 type Test = fn(&Scene) -> Result<(), String>;
 
@@ -28,7 +29,8 @@ pub const TESTS: &[(&str, Test)] = &[
             decline
         })
     }),
-    ("RingGarbled", ring),
+    ("RingGarbled", |scene| ring(scene, 0)),
+    ("RingGarbled, after good bytes", |scene| ring(scene, 5)),
 ];
 
 pub fn covers(detail: Detail) -> bool {
@@ -70,15 +72,27 @@ fn greeting(scene: &Scene, own: Detail, change: fn(Vec<u8>) -> Vec<u8>) -> Resul
     judge(scene, stage.near.into_inner(), own, local, remote)
 }
 
-/// Attaches as it should, and then says that there are more bytes in the ring than it holds.
-fn ring(scene: &Scene) -> Result<(), String> {
+/// Attaches as it should, and then says that there are more bytes in the ring than it holds; before that, that there are
+/// `good` ones, which the near end reads.
+fn ring(scene: &Scene, good: u64) -> Result<(), String> {
     let stage = stage(scene)?;
     let mut attached = attach_accepting(&stage)?;
     let view = attached.memory.view;
     view.mine().set_attached();
     let _ = view.tx().announce(1, attached.peer.sent + 3);
     attached.peer.poke(b"abc");
-    let _ = view.tx().publish_tail(view.tx_size() + 1);
+    if good > 0 {
+        let _ = view.tx().publish_tail(good);
+        attached.memory.ring_bells();
+        let patience = Instant::now() + Duration::from_millis(crate::LIMIT_MS as u64);
+        while !matches!(view.tx().consumer_head(good, view.tx_size()), Ok(head) if head == good) {
+            if Instant::now() > patience {
+                return Err("nobody reads good bytes".to_owned());
+            }
+            std::thread::yield_now();
+        }
+    }
+    let _ = view.tx().publish_tail(good + view.tx_size() + 1);
     attached.memory.ring_bells();
     // The end of the connection.
     let mut open = [libc::pollfd { fd: attached.peer.fd(), events: libc::POLLRDHUP, revents: 0 }];
