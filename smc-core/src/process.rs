@@ -52,7 +52,7 @@ static FORKER: AtomicU32 = AtomicU32::new(0);
 /// that one.
 fn has_interrupted() -> bool {
     locks().into_iter().any(Lock::is_mine)
-        || epoll::all_sets().any(|s| s.raw_lock().is_mine())
+        || epoll::set_locks().any(Lock::is_mine)
         || conn::all().any(|c| c.has_interrupted())
 }
 
@@ -66,7 +66,7 @@ pub fn prepare() {
     let others = locks().into_iter().filter(|lock| !core::ptr::eq(*lock, links));
     let mut clean = true;
     others.for_each(|lock| clean &= lock.fork_begins(wait));
-    epoll::all_sets().for_each(|s| clean &= s.raw_lock().fork_begins(wait));
+    epoll::set_locks().for_each(|lock| clean &= lock.fork_begins(wait));
     let interrupted = links.is_mine();
     let links_taken = links.fork_begins(wait);
     UNCLEAN.store(!(clean && links_taken), Ordering::Relaxed);
@@ -79,7 +79,7 @@ pub fn prepare() {
 /// After fork, in the parent.
 pub fn parent() {
     FORKER.store(0, Ordering::Relaxed);
-    epoll::all_sets().for_each(|s| s.raw_lock().fork_ends());
+    epoll::set_locks().for_each(Lock::fork_ends);
     locks().into_iter().for_each(Lock::fork_ends);
     listener::after_fork_in_parent();
 }
@@ -94,7 +94,7 @@ pub fn child() {
     let forker = FORKER.swap(0, Ordering::Relaxed);
     PID.store(0, Ordering::Relaxed);
     lock::forget_tid();
-    epoll::all_sets().for_each(|s| s.raw_lock().forked());
+    epoll::set_locks().for_each(Lock::forked);
     locks().into_iter().for_each(Lock::forked);
     epoll::after_fork_in_child();
     REGISTRY.after_fork();

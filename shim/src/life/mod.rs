@@ -43,7 +43,7 @@ static FORKING: AtomicI32 = AtomicI32::new(0);
 
 /// Signals that wait while it forks: all but those of a thread's own faults, and libc's two (32 and 33).
 const DEFERRED: u64 = {
-    let own = [libc::SIGILL, libc::SIGTRAP, libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, 32, 33];
+    let own = [libc::SIGILL, libc::SIGTRAP, libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, libc::SIGSYS, 32, 33];
     let (mut mask, mut i) = (u64::MAX, 0);
     while i < own.len() {
         mask &= !(1 << (own[i] - 1));

@@ -178,6 +178,8 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
                         conn.want(entry.events);
                         asked_for_doorbells();
                     }
+                    // The reset may have swallowed what it ended with.
+                    p.news |= undecided && conn.settle(entry.fd);
                     let ring = conn.ring_state();
                     if conn.is_attached() {
                         ask.events = conn.kernel_events(entry.events, ring);
@@ -185,6 +187,10 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
                         // What the socket says of its TCP connection means nothing. (poll ignores negative numbers.)
                         let fd = if sleeps { conn.end_bell(entry.events) } else { -1 };
                         *ask = pollfd { fd, events: libc::POLLIN, revents: 0 };
+                        if fd < 0 && entry.events & (READ | WRITE) == 0 {
+                            // There was no descriptor for a doorbell that tells of an end alone.
+                            p.limit = p.limit.min(NS / 10);
+                        }
                     }
                     if conn.combine(entry.events, ring, 0) != 0 {
                         p.news = true;

@@ -114,6 +114,11 @@ pub fn all_sets() -> impl Iterator<Item = &'static EpollSet> {
     (0..).map_while(|i| SETS.get(i)).filter(|s| s.used.load(Ordering::Acquire) == 1)
 }
 
+/// The locks of all instances, also of those that are not open any more: a thread may be about to close one.
+pub(crate) fn set_locks() -> impl Iterator<Item = &'static Lock> {
+    (0..).map_while(|i| SETS.get(i)).map(EpollSet::raw_lock)
+}
+
 /// Serialises changes of the lists that connect connections with their registrations.
 static LISTS: Lock = Lock::new();
 
@@ -280,7 +285,19 @@ impl EpollSet {
                     }
                 }
             }
-            (libc::EPOLL_CTL_MOD, Some((_, r)), Some(event)) => r.modify(event),
+            (libc::EPOLL_CTL_MOD, Some((index, r)), Some(event)) => {
+                // Attached by another thread while the kernel was asked: as in `ctl`.
+                let inner = state.inner.as_ref().filter(|_| r.is_moved()).map(OwnFd::raw);
+                let tag = registration::tag(index);
+                if inner.is_some_and(|inner| watch_space(inner, r, conn, tag, event.events).is_err()) {
+                    conn.pin(Why::new(Detail::FdLimit));
+                }
+                r.modify(event);
+                if inner.is_some() {
+                    state.heat(index, r);
+                    self.wake_sleepers(conn);
+                }
+            }
             (libc::EPOLL_CTL_DEL, Some((index, _)), _) => self.forget(state, index),
             _ => {}
         }
@@ -332,6 +349,13 @@ impl EpollSet {
         if let Err(e) = bells {
             kernel::delete(inner, fd);
             kernel::delete(inner, conn.doorbell(Bell::Data));
+            // A duplicate's registration here has the same doorbell.
+            registration::each(conn, self.me(), |other, r| {
+                if r.is_moved() {
+                    let tag = registration::tag(other);
+                    let _ = kernel::add(inner, conn.doorbell(Bell::Data), kernel::BELL_EVENTS, tag);
+                }
+            });
             return Err(e);
         }
         r.set_moved();

@@ -276,6 +276,8 @@ impl Registration {
             return 0;
         }
         let wanted = self.wanted();
+        // Before the look at what is ready: what comes in between makes an edge too many, and not one too few.
+        let counts = (self.events() & EPOLLET != 0).then(|| (conn.produced(), conn.starved()));
         let ring = conn.ring_state();
         let mut kernel = 0;
         let dirty = self.kernel_dirty.load(Ordering::Relaxed) != 0;
@@ -289,7 +291,7 @@ impl Registration {
             kernel = look[0].revents & !libc::POLLNVAL;
         }
         let ready = conn.combine(wanted, ring, kernel) as u16 as u32;
-        if self.events() & EPOLLET != 0 && !self.is_edge(conn, ready, take) {
+        if counts.is_some_and(|counts| !self.is_edge(conn, counts, ready, take)) {
             return 0;
         }
         if ready != 0 && take {
@@ -302,10 +304,8 @@ impl Registration {
         ready
     }
 
-    /// Whether something is new since the last report.
-    fn is_edge(&self, conn: &Conn, ready: u32, take: bool) -> bool {
-        let produced = conn.produced();
-        let starved = conn.starved();
+    /// Whether something is new since the last report. The counts are [`Conn::produced`] and [`Conn::starved`], no later than `ready`.
+    fn is_edge(&self, conn: &Conn, (produced, starved): (u64, u32), ready: u32, take: bool) -> bool {
         // On SMC-R ends are counted with the bytes; otherwise the kernel tells of them (`kernel_news`).
         let of_bytes = libc::EPOLLIN as u32 | if conn.is_attached() { 0 } else { OF_THE_KERNEL & ready };
         let edge = self.edge.load(Ordering::Relaxed) != 0

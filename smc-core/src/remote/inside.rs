@@ -8,7 +8,7 @@
 //! rare. So it is done from the first time on that a handler was turned away: then handlers run before a visit or after it.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{compiler_fence, AtomicBool, Ordering};
 
 /// Calls that are put off, of one thread. Only those of handlers before signals are blocked; further ones are lost.
 const MOST: usize = 16;
@@ -57,17 +57,23 @@ pub fn enter<T>(act: impl FnOnce() -> T) -> Option<T> {
         TURNED_AWAY.store(true, Ordering::Relaxed);
         return None;
     }
-    let mask = TURNED_AWAY.load(Ordering::Relaxed).then(block);
-    INSIDE.set(true);
-    let result = without_cancellation(act);
-    INSIDE.set(false);
-    if SOME_PUT_OFF.replace(false) {
-        make_calls();
-    }
-    if let Some(mask) = mask {
-        restore(mask);
-    }
-    Some(result)
+    Some(without_cancellation(|| {
+        let mask = TURNED_AWAY.load(Ordering::Relaxed).then(block);
+        INSIDE.set(true);
+        // A handler of this thread sees the marks in this order.
+        compiler_fence(Ordering::SeqCst);
+        let result = act();
+        compiler_fence(Ordering::SeqCst);
+        INSIDE.set(false);
+        compiler_fence(Ordering::SeqCst);
+        if SOME_PUT_OFF.replace(false) {
+            make_calls();
+        }
+        if let Some(mask) = mask {
+            restore(mask);
+        }
+        result
+    }))
 }
 
 /// Makes a call inside, now or when the thread leaves.

@@ -9,9 +9,12 @@ use crate::{host, sys};
 /// Descriptors of ours now open. They come out of the program's RLIMIT_NOFILE, so [`may_open`] bounds them.
 static OWN: AtomicUsize = AtomicUsize::new(0);
 
-/// Own descriptors start at half the soft limit, but not above this: the kernel's table grows with the highest one, eight bytes
-/// for each number.
-const HIGHEST_BASE: u64 = 2048;
+/// Own descriptors start at half the soft limit, but the first [`FEW`] not above `FIRST_BASE`, and the others not above `HIGHEST_BASE`: the
+/// kernel's table grows with the highest one, eight bytes for each number. But those of the program are numbered around them, and some
+/// programs have tables for as many as they expect.
+const FIRST_BASE: u64 = 2048;
+const HIGHEST_BASE: u64 = 65536;
+const FEW: usize = 1024;
 
 /// A descriptor of ours: close-on-exec, numbered high, closed when dropped.
 #[derive(Debug)]
@@ -25,7 +28,8 @@ pub fn may_open(n: usize) -> bool {
 impl OwnFd {
     /// Takes over `fd` and moves it to a high number, out of the range the program counts on (the lowest free one).
     pub fn adopt(fd: i32) -> Result<OwnFd> {
-        let base = (sys::soft_limit(libc::RLIMIT_NOFILE) / 2).min(HIGHEST_BASE);
+        let highest = if OWN.load(Ordering::Relaxed) < FEW { FIRST_BASE } else { HIGHEST_BASE };
+        let base = (sys::soft_limit(libc::RLIMIT_NOFILE) / 2).min(highest);
         // SAFETY: integer arguments only.
         let high = unsafe { sys!(SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, base) };
         close(fd);

@@ -117,6 +117,10 @@ impl Runner {
             }
             stays
         });
+        // Handshakes that have no link yet make none on it.
+        for handshake in self.handshakes.values_mut() {
+            handshake.port.take_if(|port| is_gone(&port.context));
+        }
         let links = self.links.iter().filter(|(_, (link, _))| is_gone(&link.port.context)).map(|(id, _)| *id);
         for id in links.collect::<Vec<_>>() {
             log::info!("link {id}: its device is removed");
