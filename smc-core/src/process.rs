@@ -99,6 +99,7 @@ pub fn child() {
     epoll::after_fork_in_child();
     REGISTRY.after_fork();
     link::after_fork_in_child();
+    conn::watch::after_fork_in_child();
     shared::after_fork_in_child();
     remote::after_fork_in_child();
     conn::all().for_each(|c| c.forked(forker));
@@ -135,6 +136,8 @@ pub fn in_relay(conn: &'static Conn) {
     PID.store(0, Ordering::Relaxed);
     lock::forget_tid();
     locks().into_iter().for_each(Lock::reset);
+    // Their descriptors are closed, and the numbers will be used again.
+    conn::watch::after_fork_in_child();
     REGISTRY.after_fork();
     link::after_fork_in_child();
     shared::after_fork_in_child();

@@ -4,6 +4,7 @@ use super::open::pin;
 use crate::fd_table::{self, Entry};
 use crate::{errno, guard, real};
 use libc::{c_int, c_ulong};
+use smc_core::conn::watch;
 use smc_core::conn::Conn;
 use smc_core::epoll::EpollSet;
 use smc_core::reason::Detail;
@@ -122,7 +123,7 @@ pub unsafe extern "C" fn dup_onto(
 
 /// The program wants the number of `fd`, one of our own: move it elsewhere. `errno` is kept by the hook.
 pub unsafe extern "C" fn relocate(fd: c_int) {
-    if !guard::protect(false, || link::relocate(fd)) {
+    if !guard::protect(false, || link::relocate(fd) || watch::relocate(fd)) {
         crate::logging::relocate(fd);
     }
 }

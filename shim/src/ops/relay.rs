@@ -16,6 +16,7 @@ use smc_core::conn::io::{Buffers, Source};
 use smc_core::conn::rx::RxOp;
 use smc_core::conn::tx::TxOp;
 use smc_core::conn::wait::Step;
+use smc_core::conn::watch::{Watch, LOOK_NS};
 use smc_core::conn::{Conn, Way};
 use smc_core::link::Bell;
 use smc_core::process;
@@ -161,7 +162,8 @@ fn be_relay(conn: &'static Conn, fd: c_int, inner: c_int) {
     let _ = unsafe { smc_core::sys!(SYS_setsid) };
     close_all_but(conn, fd, inner);
     process::in_relay(conn);
-    let mut relay = Relay { conn, fd, inner, down: Flow::new(), up: Flow::new() };
+    let room = Watch::take().filter(|room| room.add(conn.doorbell(Bell::Space)));
+    let mut relay = Relay { conn, fd, inner, room, down: Flow::new(), up: Flow::new() };
     if relay.run().is_err() {
         // As a reset of the connection would look.
         let _ = sock::reset_at_close(inner);
@@ -172,8 +174,8 @@ fn be_relay(conn: &'static Conn, fd: c_int, inner: c_int) {
 
 /// The process must not keep open what the program means to close: pipes, listening sockets, its log.
 fn close_all_but(conn: &'static Conn, fd: c_int, inner: c_int) {
-    let [a, b, c, d] = conn.doorbells();
-    let mut kept = [fd, inner, a, b, c, d];
+    let [mine, peers] = conn.doorbells();
+    let mut kept = [fd, inner, mine, peers];
     kept.sort_unstable();
     let mut from = 0u32;
     for number in kept.map(|n| n as u32).into_iter().chain([u32::MAX]) {
@@ -225,6 +227,8 @@ struct Relay {
     conn: &'static Conn,
     fd: c_int,
     inner: c_int,
+    /// Tells of space for the peer.
+    room: Option<Watch>,
     /// From the peer to the program.
     down: Flow,
     /// From the program to the peer.
@@ -339,14 +343,16 @@ impl Relay {
         if !self.up.is_empty() {
             wanted |= libc::POLLOUT;
         }
-        let bells = [(Bell::Data, libc::POLLIN), (Bell::Space, libc::POLLOUT)];
-        let reset = bells.map(|(bell, event)| wanted & event != 0 && conn.quiet_bell(bell));
+        if let Some(room) = self.room {
+            room.clear();
+        }
+        let reset = conn.quiet_bell(Bell::Data);
         conn.want(wanted);
         asked();
         let ring = conn.ring_state();
         if conn.combine(wanted, ring, 0) != 0 {
-            for ((bell, _), _) in bells.into_iter().zip(reset).filter(|(_, reset)| *reset) {
-                conn.ring_own(bell);
+            if reset {
+                conn.ring_own(Bell::Data);
             }
             return Ok(());
         }
@@ -355,25 +361,23 @@ impl Relay {
             inner |= libc::POLLIN;
         }
         let watch = |fd: c_int, events| pollfd { fd: if events != 0 { fd } else { -1 }, events, revents: 0 };
-        let bell =
-            |(bell, event)| watch(conn.doorbell(bell), if wanted & event != 0 { libc::POLLIN } else { 0 });
+        let bell = |bell, event| watch(bell, if wanted & event != 0 { libc::POLLIN } else { 0 });
         let mut fds = [
             watch(self.fd, conn.kernel_events(wanted, ring)),
-            bell(bells[0]),
-            bell(bells[1]),
+            bell(conn.doorbell(Bell::Data), libc::POLLIN),
+            bell(self.room.map_or(-1, |room| room.fd()), libc::POLLOUT),
             // With nothing to do there, only for a reset.
             pollfd { fd: self.inner, events: inner, revents: 0 },
         ];
         let full = if wanted & libc::POLLOUT != 0 { conn.tx_full_limit() } else { None };
         let later = if wanted & libc::POLLIN != 0 { conn.rx_limit() } else { None };
-        let limit = [full, later].into_iter().flatten().min();
+        let blind = (self.room.is_none() && wanted & libc::POLLOUT != 0).then_some(LOOK_NS);
+        let limit = [full, later, blind].into_iter().flatten().min();
         match sys::poll(&mut fds, limit.map_or(i64::MAX, |ns| ns as i64)) {
             Ok(_) | Err(Errno(libc::EINTR)) => {}
             Err(e) => return Err(e),
         }
-        for ((bell, _), answer) in bells.into_iter().zip(&fds[1..3]) {
-            conn.after_sleep(bell, answer.revents & libc::POLLIN != 0);
-        }
+        conn.after_sleep(Bell::Data, fds[1].revents & libc::POLLIN != 0);
         if fds[3].revents & libc::POLLERR != 0 {
             return Err(Errno(libc::ECONNRESET));
         }

@@ -9,6 +9,7 @@ use crate::fd_table::{self, Entry};
 use crate::{errno, guard, real};
 use core::ptr::{null, null_mut};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
+use smc_core::conn::watch::{Watch, LOOK_NS};
 use smc_core::conn::Conn;
 use smc_core::link::Bell;
 use smc_core::ring::asked as asked_for_doorbells;
@@ -145,14 +146,60 @@ extern "C" fn spin(fds: *mut pollfd, count: usize) -> bool {
     })
 }
 
+/// Puts the doorbells of connections that are waited for to become writable into `watch`, and notes in the kernel's array which.
+extern "C" fn watch_space(fds: *mut pollfd, count: usize, asked: *mut pollfd, watch: &mut Option<Watch>) {
+    guard::protect((), || {
+        for i in 0..count {
+            // SAFETY: as in `prepare`.
+            let (entry, ask) = unsafe { (&*fds.add(i), &mut *asked.add(i)) };
+            let full = attached(entry.fd).filter(|conn| {
+                entry.events & WRITE != 0 && conn.is_attached() && {
+                    let ring = conn.ring_state();
+                    !ring.writable && (ring.tx_on_ring || !tcp_takes_more(entry.fd))
+                }
+            });
+            if full.is_some() && watch.is_none() {
+                *watch = Watch::take();
+            }
+            let watched = full.zip(*watch).is_some_and(|(conn, watch)| watch.add(conn.doorbell(Bell::Space)));
+            ask.revents = watched as i16;
+        }
+        if let Some(watch) = watch {
+            watch.clear();
+        }
+    });
+}
+
+fn tcp_takes_more(fd: c_int) -> bool {
+    sys::poll(&mut [pollfd { fd, events: libc::POLLOUT, revents: 0 }], 0) != Ok(0)
+}
+
+extern "C" fn watched_no_more(watch: Option<Watch>) {
+    guard::protect((), || {
+        if let Some(watch) = watch {
+            watch.give_back();
+        }
+    });
+}
+
 /// Writes the kernel's array: `count` entries and two doorbells for each attached one, and asks for the doorbells if the
-/// call may sleep. Returns the length, and for how long the sleep may last at most.
-extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps: bool) -> Prepared {
+/// call may sleep, after [`watch_space`]. Returns the length, and for how long the sleep may last at most.
+extern "C" fn prepare(
+    fds: *mut pollfd,
+    count: usize,
+    asked: *mut pollfd,
+    sleeps: bool,
+    watch: &mut Option<Watch>,
+) -> Prepared {
+    if sleeps {
+        watch_space(fds, count, asked, watch);
+    }
     guard::protect(Prepared { len: count, limit: FOR_EVER, news: true }, || {
         let mut p = Prepared { len: count, limit: FOR_EVER, news: false };
         for i in 0..count {
             // SAFETY: the program's array, and one of ours with room for three entries each.
             let (entry, ask) = unsafe { (&*fds.add(i), &mut *asked.add(i)) };
+            let watch = watch.filter(|_| sleeps && ask.revents != 0);
             *ask = pollfd { fd: entry.fd, events: entry.events, revents: 0 };
             let looked_up = fd_table::get(entry.fd);
             if let Entry::Conn(conn) = looked_up {
@@ -167,7 +214,11 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
                         let asked_for = undecided || entry.events & events != 0;
                         let number = conn.doorbell(bell);
                         // Left out, but recognisable, where nobody waits for it: poll ignores negative numbers.
-                        let fd = if asked_for { number } else { !number };
+                        let fd = match bell {
+                            Bell::Space if conn.is_attached() => watch.map_or(-1, |watch| watch.fd()),
+                            _ if asked_for => number,
+                            _ => !number,
+                        };
                         // SAFETY: as above.
                         unsafe { *asked.add(p.len) = pollfd { fd, events: libc::POLLIN, revents: 0 } };
                         p.len += 1;
@@ -183,6 +234,9 @@ extern "C" fn prepare(fds: *mut pollfd, count: usize, asked: *mut pollfd, sleeps
                     let ring = conn.ring_state();
                     if conn.is_attached() {
                         ask.events = conn.kernel_events(entry.events, ring);
+                        if entry.events & WRITE != 0 && watch.is_none() {
+                            p.limit = p.limit.min(LOOK_NS);
+                        }
                     } else {
                         // What the socket says of its TCP connection means nothing. (poll ignores negative numbers.)
                         let fd = if sleeps { conn.end_bell(entry.events) } else { -1 };
@@ -256,7 +310,13 @@ struct Prepared {
 }
 
 /// Puts the kernel's answers together with what the rings say. Returns how many entries are ready.
-extern "C" fn conclude(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept: bool) -> c_int {
+extern "C" fn conclude(
+    fds: *mut pollfd,
+    count: usize,
+    asked: *mut pollfd,
+    slept: bool,
+    watch: &Option<Watch>,
+) -> c_int {
     guard::protect(0, || {
         let mut ready = 0;
         let mut bell = count;
@@ -272,8 +332,10 @@ extern "C" fn conclude(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept
                     }
                     for (kind, _) in BELLS {
                         // SAFETY: as in `prepare`.
-                        conn.after_sleep(kind, unsafe { (*asked.add(bell)).revents } & libc::POLLIN != 0);
+                        let answer = unsafe { *asked.add(bell) };
+                        conn.after_sleep(kind, answer.revents & libc::POLLIN != 0);
                         bell += 1;
+                        watched_until_now(conn, watch, answer.fd);
                     }
                     // One that has turned out to be TCP is for the next look.
                     let moved = conn.settle(entry.fd) && conn.is_moved();
@@ -294,8 +356,21 @@ extern "C" fn conclude(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept
     })
 }
 
+/// The doorbell of `conn` may have been put into `watch`: `fd` is what stood behind the program's entries.
+fn watched_until_now(conn: &Conn, watch: &Option<Watch>, fd: c_int) {
+    if let Some(watch) = watch.filter(|watch| watch.fd() == fd) {
+        watch.remove(conn.doorbell(Bell::Space));
+    }
+}
+
 /// After a wait that failed: undoes what [`prepare`] did for connections that were not attached.
-extern "C" fn abandon(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept: bool) {
+extern "C" fn abandon(
+    fds: *mut pollfd,
+    count: usize,
+    asked: *mut pollfd,
+    slept: bool,
+    watch: &Option<Watch>,
+) {
     guard::protect((), || {
         let mut bell = count;
         for i in 0..count {
@@ -307,7 +382,11 @@ extern "C" fn abandon(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept:
                     if slept {
                         conn.rx_wait_ends();
                     }
-                    bell += BELLS.len();
+                    for _ in BELLS {
+                        // SAFETY: as in `prepare`.
+                        watched_until_now(conn, watch, unsafe { (*asked.add(bell)).fd });
+                        bell += 1;
+                    }
                 } else if entry.events & READ != 0 {
                     conn.poll_ends();
                 }
@@ -335,9 +414,10 @@ unsafe extern "C" fn poll_for(fds: *mut pollfd, count: usize, left: u64, mask: *
         return -1;
     }
     let deadline = if left == 0 || left == FOR_EVER { left } else { sys::now_ns().saturating_add(left) };
+    let mut watch = None;
     let ready = loop {
         let sleeps = left != 0 && !at_once;
-        let prepared = prepare(fds, count, asked, sleeps);
+        let prepared = prepare(fds, count, asked, sleeps, &mut watch);
         // The entry after the last: `conclude` may look at it.
         unsafe { (*asked.add(prepared.len)).fd = c_int::MIN };
         let wait = if prepared.news || at_once { 0 } else { left.min(prepared.limit) };
@@ -346,10 +426,10 @@ unsafe extern "C" fn poll_for(fds: *mut pollfd, count: usize, left: u64, mask: *
         let time = if wait == FOR_EVER { null() } else { &time as *const timespec };
         let got = unsafe { real::ppoll(asked, prepared.len as nfds_t, time, mask) };
         if got < 0 {
-            abandon(fds, count, asked, sleeps);
+            abandon(fds, count, asked, sleeps, &watch);
             break got;
         }
-        let ready = conclude(fds, count, asked, sleeps);
+        let ready = conclude(fds, count, asked, sleeps, &watch);
         if ready > 0 || left == 0 {
             break ready;
         }
@@ -361,6 +441,9 @@ unsafe extern "C" fn poll_for(fds: *mut pollfd, count: usize, left: u64, mask: *
         }
     };
     room.give_back();
+    if watch.is_some() {
+        watched_no_more(watch);
+    }
     ready
 }
 

@@ -7,8 +7,8 @@ use super::remote::result;
 use super::rx::{RxOp, BUSY_CHECK_NS};
 use super::tx::TxOp;
 use super::wait::{May, Sleep, Step};
-use super::{Conn, DECIDING, FOREIGN, LOST, OFFERED, REMOTE};
-use crate::link::{Bell, Doorbells};
+use super::{bells, Conn, DECIDING, FOREIGN, LOST, OFFERED, REMOTE};
+use crate::link::Bell;
 use crate::remote::{self, abi};
 use crate::sys::Errno;
 use crate::{config, epoll, lock, sys};
@@ -288,14 +288,12 @@ impl Conn {
         made
     }
 
-    // On SMC-R two of the four places for doorbells are free.
-
     pub(super) fn end_bell_kept(&self) -> &AtomicI32 {
-        &self.bells[Doorbells::index(0, Bell::Data)]
+        &self.bells[bells::END]
     }
 
     pub(super) fn hup_bell_kept(&self) -> &AtomicI32 {
-        &self.bells[Doorbells::index(1, Bell::Space)]
+        &self.bells[bells::HUP]
     }
 
     pub(super) fn far_limit_ns() -> u64 {

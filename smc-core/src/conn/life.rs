@@ -3,8 +3,8 @@
 use core::sync::atomic::Ordering;
 
 use super::{eager, Conn, ATTACHED, CONNS, FREE};
+use crate::link::proof;
 use crate::link::rendezvous::{self, Rendezvous};
-use crate::link::{proof, Bell};
 use crate::reason::{Detail, Why};
 use crate::registry::{Kind, Mode, SocketRecord, REGISTRY};
 use crate::sys::{sock, Errno};
@@ -113,7 +113,7 @@ impl Conn {
             let _ = sock::reset_at_close(fd);
         }
         if self.tx_let_go(&self.end().tx) {
-            self.ring_peer(Bell::Data);
+            self.ring_peer();
         }
         self.view().mine().set_closed();
     }

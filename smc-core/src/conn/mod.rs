@@ -22,6 +22,7 @@ pub mod rx;
 mod spin;
 pub mod tx;
 pub mod wait;
+pub mod watch;
 
 pub(crate) use counts::{half_closed, Counts};
 
@@ -30,7 +31,7 @@ use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::link::rendezvous::Rendezvous;
-use crate::link::{Bell, Doorbells, TakenSlot};
+use crate::link::{Bell, TakenSlot};
 use crate::lock::Lock;
 use crate::policy;
 use crate::reason::{Detail, Why};
@@ -39,6 +40,20 @@ use crate::ring::layout::{Area, SlotView};
 use crate::shared::{self, EndState};
 use crate::slab::{Slab, Slot};
 use crate::sys::{self, Errno};
+
+/// Places in [`Conn::bells`]. On shared memory each end has one doorbell. On SMC-R there is no peer's, and this end has two and, as
+/// they are needed, two more.
+mod bells {
+    pub const DATA: usize = 0;
+    /// SMC-R only.
+    pub const SPACE: usize = 1;
+    /// Shared memory only.
+    pub const PEER: usize = 2;
+    /// SMC-R only, both: for who waits for ends alone.
+    pub const END: usize = 2;
+    pub const HUP: usize = 3;
+    pub const COUNT: usize = 4;
+}
 
 const FREE: u32 = 0;
 const NATIVE: u32 = 1;
@@ -101,7 +116,8 @@ pub struct Conn {
     control: AtomicPtr<u8>,
     area: AtomicPtr<Area>,
     slot_end: AtomicU32,
-    bells: [AtomicI32; Doorbells::COUNT],
+    /// See [`bells`].
+    bells: [AtomicI32; bells::COUNT],
     /// The peer has closed its sending side, or this end its receiving side.
     fin_seen: AtomicU32,
     /// An error that the kernel reported while the ring still had bytes; 0 is none.
@@ -110,7 +126,7 @@ pub struct Conn {
     held: AtomicU32,
     /// The thread that takes a step of the rendezvous, with `cold` locked.
     advancer: AtomicU32,
-    /// Somebody found the doorbell rung (data, space) and nobody has reset it since.
+    /// Somebody found the doorbell ([`bells::DATA`], [`bells::SPACE`]) rung and nobody has reset it since.
     bells_rung: [AtomicU32; 2],
     /// The last call that found nothing could have waited: the next one may spin before it asks the kernel.
     waits: AtomicU32,
@@ -150,7 +166,7 @@ impl Default for Conn {
             control: AtomicPtr::new(core::ptr::null_mut()),
             area: AtomicPtr::new(Area::NONE as *const Area as *mut Area),
             slot_end: AtomicU32::new(0),
-            bells: [const { AtomicI32::new(-1) }; Doorbells::COUNT],
+            bells: [const { AtomicI32::new(-1) }; bells::COUNT],
             fin_seen: AtomicU32::new(0),
             saved_error: AtomicU32::new(0),
             held: AtomicU32::new(0),
@@ -336,37 +352,27 @@ impl Conn {
         unsafe { SlotView::from_parts(self.control.load(Ordering::Relaxed), area, end) }
     }
 
+    /// The doorbell that is rung for this end: for data, or, of a connection on SMC-R, for space. On shared memory there is one for
+    /// both, on which who waits for space sleeps through a [`watch::Watch`].
     #[inline]
-    fn bell(&self, tx: bool, bell: Bell) -> i32 {
-        let me = self.slot_end.load(Ordering::Relaxed) as usize & 1;
-        self.bells[Doorbells::index(if tx { me } else { 1 - me }, bell)].load(Ordering::Relaxed)
-    }
-
-    /// The doorbell that the peer rings for this end.
-    #[inline]
-    pub(crate) fn my_bell(&self, bell: Bell) -> i32 {
-        self.bell(bell == Bell::Space, bell)
+    pub fn doorbell(&self, bell: Bell) -> i32 {
+        let at = if bell == Bell::Space && !self.is_attached() { bells::SPACE } else { bells::DATA };
+        self.bells[at].load(Ordering::Relaxed)
     }
 
     pub(crate) fn wakes_me(&self, bell: Bell) -> (Bell, i32) {
-        (bell, self.my_bell(bell))
+        (bell, self.doorbell(bell))
     }
 
-    /// The numbers of all doorbells of the connection, both ends'.
-    pub fn doorbells(&self) -> [i32; Doorbells::COUNT] {
-        core::array::from_fn(|i| self.bells[i].load(Ordering::Relaxed))
+    /// The numbers of both ends' doorbells, while attached.
+    pub fn doorbells(&self) -> [i32; 2] {
+        [bells::DATA, bells::PEER].map(|at| self.bells[at].load(Ordering::Relaxed))
     }
 
-    /// Rings the peer's.
+    /// Wakes the peer, whatever it waits for.
     #[inline]
-    pub(crate) fn ring_peer(&self, bell: Bell) {
-        sys::fd::ring(self.bell(bell == Bell::Data, bell));
-    }
-
-    /// Wakes the peer whatever it waits for.
-    pub(crate) fn alarm_peer(&self) {
-        self.ring_peer(Bell::Data);
-        self.ring_peer(Bell::Space);
+    pub(crate) fn ring_peer(&self) {
+        sys::fd::ring(self.bells[bells::PEER].load(Ordering::Relaxed));
     }
 
     /// The peer has closed its sending side, as far as anybody has looked ([`Conn::look_for_fin`]).

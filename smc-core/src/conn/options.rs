@@ -20,7 +20,6 @@ use core::sync::atomic::Ordering;
 
 use super::tx::TxOp;
 use super::Conn;
-use crate::link::Bell;
 use crate::shared::TxState;
 use crate::sys::{self, sock, Errno};
 
@@ -145,7 +144,7 @@ impl Conn {
         let wake = self.is_attached() && self.tx_let_go(tx);
         drop(held);
         if wake {
-            self.ring_peer(Bell::Data);
+            self.ring_peer();
         }
     }
 

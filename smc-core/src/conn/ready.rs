@@ -166,7 +166,8 @@ impl Conn {
     /// The doorbell stays rung until the next one who goes to sleep on it resets it ([`Conn::quiet_bell`]): others may
     /// be asleep on it too.
     pub fn after_sleep(&self, bell: Bell, rung: bool) {
-        if rung {
+        // Through a `Watch` nobody sees what state the doorbell is in.
+        if rung && (bell == Bell::Data || !self.is_attached()) {
             self.bells_rung[bell as usize].store(1, Ordering::Relaxed);
         }
     }
@@ -174,16 +175,19 @@ impl Conn {
     /// Before a sleep: resets the doorbell if it was found rung. True: it was, so whoever then finds that there is no
     /// reason to sleep must ring it again ([`Conn::ring_own`]), for those who slept through the reset.
     pub fn quiet_bell(&self, bell: Bell) -> bool {
+        if bell == Bell::Space && self.is_attached() {
+            return false;
+        }
         let mark = &self.bells_rung[bell as usize];
         let rung = mark.load(Ordering::Relaxed) != 0 && mark.swap(0, Ordering::Relaxed) != 0;
         if rung {
-            fd::drain(self.my_bell(bell));
+            fd::drain(self.doorbell(bell));
         }
         rung
     }
 
     pub fn ring_own(&self, bell: Bell) {
-        fd::ring(self.my_bell(bell));
+        fd::ring(self.doorbell(bell));
     }
 
     /// The connection is registered with one epoll only, and not shared with another process.
@@ -270,10 +274,5 @@ impl Conn {
             return None;
         }
         self.view().rx().producer_cpu()
-    }
-
-    /// The descriptor of this connection's doorbell.
-    pub fn doorbell(&self, bell: Bell) -> i32 {
-        self.my_bell(bell)
     }
 }

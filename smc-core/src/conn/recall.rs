@@ -10,7 +10,6 @@
 use core::sync::atomic::Ordering;
 
 use super::{Conn, Way};
-use crate::link::Bell;
 use crate::reason::Why;
 use crate::ring::Broken;
 use crate::shared::TxState;
@@ -30,7 +29,7 @@ impl Conn {
         self.view().mine().set_reason(why.reason.code());
         self.view().mine().set_recall();
         drop(held);
-        self.alarm_peer();
+        self.ring_peer();
     }
 
     /// Whether all that comes from now on comes over TCP.
@@ -84,7 +83,7 @@ impl Conn {
         let served = self.tx_give_back(tx, fd, &mut wake);
         drop(held);
         if wake {
-            self.ring_peer(Bell::Data);
+            self.ring_peer();
         }
         served == Err(Errno(libc::EAGAIN))
     }

@@ -18,9 +18,9 @@
 use core::sync::atomic::{fence, Ordering};
 
 use super::wait::{May, Patience, Sleep};
-use super::{Conn, ATTACHED, DECIDING, FOREIGN, LOST, NATIVE, OFFERED, REMOTE};
+use super::{bells, Conn, ATTACHED, DECIDING, FOREIGN, LOST, NATIVE, OFFERED, REMOTE};
 use crate::epoll;
-use crate::link::{Bell, Doorbells};
+use crate::link::Bell;
 use crate::reason::{Detail, Reason, Why};
 use crate::registry::Mode;
 use crate::remote::{self, abi, told};
@@ -112,8 +112,8 @@ impl Conn {
 
     fn set_far(&self, number: u64, data: i32, room: i32) {
         self.slot_end.store(0, Ordering::Relaxed);
-        self.bells[Doorbells::index(1, Bell::Data)].store(data, Ordering::Relaxed);
-        self.bells[Doorbells::index(0, Bell::Space)].store(room, Ordering::Relaxed);
+        self.bells[bells::DATA].store(data, Ordering::Relaxed);
+        self.bells[bells::SPACE].store(room, Ordering::Relaxed);
         self.end_bell_kept().store(-1, Ordering::Relaxed);
         self.hup_bell_kept().store(-1, Ordering::Relaxed);
         self.far.store(number, Ordering::Relaxed);

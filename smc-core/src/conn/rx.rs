@@ -252,7 +252,7 @@ impl Conn {
         };
         drop(held);
         if wake {
-            self.ring_peer(Bell::Space);
+            self.ring_peer();
         }
         found
     }

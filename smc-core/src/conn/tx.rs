@@ -13,6 +13,7 @@ use core::sync::atomic::Ordering;
 
 use super::io::{Dry, Source, DRY};
 use super::wait::{May, Patience, Sleep, Step};
+use super::watch::{Watch, LOOK_NS};
 use super::{Conn, Way};
 use crate::link::{lending, Bell};
 use crate::lock::Held;
@@ -29,11 +30,21 @@ pub struct TxOp {
     /// Bytes taken so far.
     pub done: usize,
     pub(super) patience: Patience,
+    /// On shared memory: what it sleeps on, and the doorbell that is in it.
+    watch: Option<(Watch, i32)>,
 }
 
 impl TxOp {
     pub fn new(source: Source, flags: i32) -> TxOp {
-        TxOp { source, flags, done: 0, patience: Patience::default() }
+        TxOp { source, flags, done: 0, patience: Patience::default(), watch: None }
+    }
+
+    /// To be called by who leaves the call after a sleep, without another step.
+    pub fn give_up(&mut self) {
+        if let Some((watch, bell)) = self.watch.take() {
+            watch.remove(bell);
+            watch.give_back();
+        }
     }
 }
 
@@ -74,10 +85,22 @@ pub(crate) fn writable_space(size: u64) -> u64 {
 impl Conn {
     /// Takes the call as far as it goes without waiting.
     pub fn tx_step(&'static self, generation: u32, fd: i32, op: &mut TxOp) -> Step {
-        if !self.is_attached() {
-            return self.far_tx_step(generation, fd, op);
+        let step = match self.is_attached() {
+            true => self.near_tx_step(generation, fd, op),
+            false => self.far_tx_step(generation, fd, op),
+        };
+        if !matches!(step, Step::Sleep(_)) {
+            op.give_up();
         }
+        step
+    }
+
+    #[inline]
+    fn near_tx_step(&'static self, generation: u32, fd: i32, op: &mut TxOp) -> Step {
         loop {
+            if let Some((watch, _)) = &op.watch {
+                watch.clear();
+            }
             let found = match self.end().tx.lock.lock() {
                 Ok(held) => self.tx_try(held, generation, fd, op),
                 Err(_) => Found::Error(Errno(libc::EAGAIN)),
@@ -117,41 +140,57 @@ impl Conn {
                 May::Fail(e) => return Step::Fail(e),
             };
             if !on_ring {
-                // Rung before, for what this attempt has seen.
-                if self.quiet_bell(Bell::Space) {
+                // What the doorbell is rung for may have come before it was watched.
+                if op.watch.is_none() && self.watch_space(op) {
                     continue;
                 }
-                return Step::Sleep(Sleep::new(
-                    (fd, libc::POLLOUT),
-                    self.wakes_me(Bell::Space),
-                    remaining_ns,
-                    None,
-                ));
+                return self.space_sleep(op, (fd, libc::POLLOUT), remaining_ns, None);
             }
             let view = self.view();
             if self.tx.spin.wait(view.tx().consumer_cpu(), || self.tx_writable(generation)) {
                 continue;
             }
-            let reset = self.quiet_bell(Bell::Space);
+            if op.watch.is_none() {
+                self.watch_space(op);
+            }
             view.tx().want_space();
             asked();
             if self.tx_writable(generation) {
-                if reset {
-                    self.ring_own(Bell::Space);
-                }
                 continue;
             }
             // The peer's end, once seen, does not wake anybody again.
             let (events, limit) =
                 if self.tx_must_return() { (0, MUST_RETURN_NS) } else { (libc::POLLRDHUP, FULL_NS) };
             // Whoever comes back from this without space goes on over TCP.
-            return Step::Sleep(Sleep::new(
-                (fd, events),
-                self.wakes_me(Bell::Space),
-                remaining_ns,
-                Some(limit),
-            ));
+            return self.space_sleep(op, (fd, events), remaining_ns, Some(limit));
         }
+    }
+
+    /// Begins to watch the doorbell. False: there is nothing to watch it with.
+    fn watch_space(&self, op: &mut TxOp) -> bool {
+        let Some(watch) = Watch::take() else { return false };
+        let bell = self.doorbell(Bell::Space);
+        if !watch.add(bell) {
+            watch.give_back();
+            return false;
+        }
+        watch.clear();
+        op.watch = Some((watch, bell));
+        true
+    }
+
+    fn space_sleep(
+        &self,
+        op: &TxOp,
+        socket: (i32, i16),
+        remaining_ns: Option<u64>,
+        limit_ns: Option<u64>,
+    ) -> Step {
+        let (watch, limit_ns) = match &op.watch {
+            Some((watch, _)) => (watch.fd(), limit_ns),
+            None => (-1, Some(limit_ns.map_or(LOOK_NS, |limit| limit.min(LOOK_NS)))),
+        };
+        Step::Sleep(Sleep::new(socket, (Bell::Space, watch), remaining_ns, limit_ns))
     }
 
     /// A writer that may not wait found the ring full: it will wait in poll or epoll, if at all.
@@ -262,7 +301,7 @@ impl Conn {
         };
         drop(held);
         if wake {
-            self.ring_peer(Bell::Data);
+            self.ring_peer();
         }
         found
     }
@@ -358,7 +397,7 @@ impl Conn {
         if matches!(op.source, Source::File { .. } | Source::Pipe { .. }) && op.source.remaining() > 0 {
             // The next bytes may take a while to read.
             if core::mem::take(wake) {
-                self.ring_peer(Bell::Data);
+                self.ring_peer();
             }
         }
         None
@@ -523,7 +562,7 @@ impl Conn {
         let on_tcp = self.tx_leave_ring(tx, tx.tail.load(Ordering::Relaxed), &mut wake);
         drop(held);
         if wake {
-            self.ring_peer(Bell::Data);
+            self.ring_peer();
         }
         on_tcp
     }

@@ -10,6 +10,9 @@ pub const SOCKET_EVENTS: u32 =
     (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI) as u32 | EDGE;
 /// What is watched of a doorbell. Edge-triggered, so that it never needs to be reset.
 pub const BELL_EVENTS: u32 = libc::EPOLLIN as u32 | EDGE;
+/// For who must see each ring of a doorbell that others may reset: an eventfd can be written to at any time, so that the event is
+/// not dropped. A reset is an event too.
+pub const WHATEVER_RESETS: u32 = libc::EPOLLOUT as u32;
 /// In the data of an inner epoll's entry: it is a socket, not a doorbell.
 pub const SOCKET: u64 = 1 << 63;
 
@@ -19,15 +22,31 @@ pub fn create() -> Result<OwnFd, Errno> {
     OwnFd::adopt(fd as i32)
 }
 
-/// Adds an entry, or replaces the one that is there.
-pub fn add(epfd: i32, fd: i32, events: u32, data: u64) -> Result<(), Errno> {
+fn ctl(epfd: i32, op: i32, fd: i32, events: u32, data: u64) -> Result<(), Errno> {
     let event = libc::epoll_event { events, u64: data };
     // SAFETY: the event outlives the call.
-    let ctl = |op: i32| unsafe { sys!(SYS_epoll_ctl, epfd, op, fd, &event as *const _) }.map(|_| ());
-    match ctl(libc::EPOLL_CTL_ADD) {
-        Err(Errno(libc::EEXIST)) => ctl(libc::EPOLL_CTL_MOD),
+    unsafe { sys!(SYS_epoll_ctl, epfd, op, fd, &event as *const _) }.map(|_| ())
+}
+
+/// Adds an entry, or replaces the one that is there.
+pub fn add(epfd: i32, fd: i32, events: u32, data: u64) -> Result<(), Errno> {
+    match ctl(epfd, libc::EPOLL_CTL_ADD, fd, events, data) {
+        Err(Errno(libc::EEXIST)) => change(epfd, fd, events, data),
         result => result,
     }
+}
+
+/// Adds an entry, if there is none.
+pub fn add_new(epfd: i32, fd: i32, events: u32, data: u64) -> Result<(), Errno> {
+    match ctl(epfd, libc::EPOLL_CTL_ADD, fd, events, data) {
+        Err(Errno(libc::EEXIST)) => Ok(()),
+        result => result,
+    }
+}
+
+/// Replaces an entry.
+pub fn change(epfd: i32, fd: i32, events: u32, data: u64) -> Result<(), Errno> {
+    ctl(epfd, libc::EPOLL_CTL_MOD, fd, events, data)
 }
 
 /// Removes an entry; one that is not there does not matter.

@@ -246,11 +246,8 @@ impl EpollSet {
             }
             (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_ADD, Some((index, r)), Some(event)) if r.is_moved() => {
                 let Some((_held, state)) = self.state() else { return Ctl::Fail(Errno(libc::EAGAIN)) };
-                if let Some(inner) = &state.inner {
-                    let watched = watch_space(inner.raw(), r, conn, registration::tag(index), event.events);
-                    if let Err(e) = watched {
-                        return Ctl::Fail(e);
-                    }
+                if let Err(e) = self.watch_space(state, index, r, conn, event.events) {
+                    return Ctl::Fail(e);
                 }
                 r.modify(event);
                 state.heat(index, r);
@@ -287,13 +284,11 @@ impl EpollSet {
             }
             (libc::EPOLL_CTL_MOD, Some((index, r)), Some(event)) => {
                 // Attached by another thread while the kernel was asked: as in `ctl`.
-                let inner = state.inner.as_ref().filter(|_| r.is_moved()).map(OwnFd::raw);
-                let tag = registration::tag(index);
-                if inner.is_some_and(|inner| watch_space(inner, r, conn, tag, event.events).is_err()) {
+                if r.is_moved() && self.watch_space(state, index, r, conn, event.events).is_err() {
                     conn.pin(Why::new(Detail::FdLimit));
                 }
                 r.modify(event);
-                if inner.is_some() {
+                if r.is_moved() {
                     state.heat(index, r);
                     self.wake_sleepers(conn);
                 }
@@ -343,17 +338,15 @@ impl EpollSet {
             self.undecided.store(1, Ordering::SeqCst);
         }
         let Some(r) = REGISTRATIONS.get(index) else { return Err(Errno(libc::ENOMEM)) };
-        r.set_watches_space(false);
-        let bells = kernel::add(inner, conn.doorbell(Bell::Data), kernel::BELL_EVENTS, tag)
-            .and_then(|()| watch_space(inner, r, conn, tag, r.events()));
-        if let Err(e) = bells {
+        r.set_watches_space(wants_space(r.events()));
+        if let Err(e) = self.add_bells(inner, index, conn) {
+            r.set_watches_space(false);
             kernel::delete(inner, fd);
             kernel::delete(inner, conn.doorbell(Bell::Data));
             // A duplicate's registration here has the same doorbell.
             registration::each(conn, self.me(), |other, r| {
                 if r.is_moved() {
-                    let tag = registration::tag(other);
-                    let _ = kernel::add(inner, conn.doorbell(Bell::Data), kernel::BELL_EVENTS, tag);
+                    let _ = self.add_bells(inner, other, conn);
                 }
             });
             return Err(e);
@@ -363,6 +356,47 @@ impl EpollSet {
         // The kernel reports at once what the socket is ready for; seen here, it does not make the instance readable.
         self.harvest(state, inner);
         self.wake_sleepers(conn);
+        Ok(())
+    }
+
+    /// Puts the doorbells of a connection into the inner epoll, in the name of its registration `index`; or once more, when more is
+    /// to be seen of them. The doorbell for space only where it is wanted: most programs never ask.
+    fn add_bells(&self, inner: i32, index: u32, conn: &Conn) -> Result<(), Errno> {
+        let mut space = false;
+        registration::each(conn, self.me(), |_, r| space |= r.watches_space());
+        let tag = registration::tag(index);
+        let data = conn.doorbell(Bell::Data);
+        if conn.is_attached() {
+            let more = if space { kernel::WHATEVER_RESETS } else { 0 };
+            return kernel::add(inner, data, kernel::BELL_EVENTS | more, tag);
+        }
+        kernel::add(inner, data, kernel::BELL_EVENTS, tag)?;
+        match space {
+            true => kernel::add(inner, conn.doorbell(Bell::Space), kernel::BELL_EVENTS, tag),
+            false => Ok(()),
+        }
+    }
+
+    /// The moved registration is to have `events`: space is watched from the first time on that the program wants to know of it.
+    fn watch_space(
+        &self,
+        state: &mut State,
+        index: u32,
+        r: &Registration,
+        conn: &Conn,
+        events: u32,
+    ) -> Result<(), Errno> {
+        let Some(inner) = state.inner.as_ref().map(OwnFd::raw) else { return Ok(()) };
+        if !wants_space(events) || r.watches_space() {
+            return Ok(());
+        }
+        r.set_watches_space(true);
+        if let Err(e) = self.add_bells(inner, index, conn) {
+            r.set_watches_space(false);
+            return Err(e);
+        }
+        // That the doorbell is new there is no news.
+        self.harvest(state, inner);
         Ok(())
     }
 
@@ -383,8 +417,9 @@ impl EpollSet {
     fn move_out(&self, state: &mut State, conn: &Conn, fd: i32) {
         if let Some(inner) = &state.inner {
             kernel::delete(inner.raw(), fd);
-            for bell in [Bell::Data, Bell::Space] {
-                kernel::delete(inner.raw(), conn.doorbell(bell));
+            kernel::delete(inner.raw(), conn.doorbell(Bell::Data));
+            if !conn.is_attached() {
+                kernel::delete(inner.raw(), conn.doorbell(Bell::Space));
             }
         }
     }
@@ -578,14 +613,8 @@ impl State {
     }
 }
 
-/// Adds the doorbell for space from the first time on that the program wants to know of space: most connections never do,
-/// and an entry costs the kernel 150 bytes.
-fn watch_space(inner: i32, r: &Registration, conn: &Conn, tag: u64, events: u32) -> Result<(), Errno> {
-    if events & (libc::EPOLLOUT | libc::EPOLLWRNORM | libc::EPOLLWRBAND) as u32 != 0 && !r.watches_space() {
-        kernel::add(inner, conn.doorbell(Bell::Space), kernel::BELL_EVENTS, tag)?;
-        r.set_watches_space(true);
-    }
-    Ok(())
+fn wants_space(events: u32) -> bool {
+    events & (libc::EPOLLOUT | libc::EPOLLWRNORM | libc::EPOLLWRBAND) as u32 != 0
 }
 
 /// The connection has been attached: its registrations move. If one cannot, the connection stays on TCP, whose

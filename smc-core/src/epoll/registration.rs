@@ -46,7 +46,7 @@ pub struct Registration {
     /// One-shot and fired, or parked.
     disabled: AtomicU32,
     parked: AtomicU32,
-    /// The inner epoll has the doorbell for space too.
+    /// The inner epoll shows what the doorbell is rung for space, too.
     watches_space: AtomicU32,
     hot: AtomicU32,
     /// Sleeps since something happened.
@@ -98,7 +98,7 @@ pub(super) fn make(
     r.conn.store(conn as *const Conn as u64, Ordering::Relaxed);
     r.conn_generation.store(conn.generation(), Ordering::Relaxed);
     r.fd.store(fd, Ordering::Relaxed);
-    for word in [&r.hot, &r.quiet, &r.reported, &r.seen_starved, &r.seen_kernel] {
+    for word in [&r.hot, &r.quiet, &r.reported, &r.seen_starved, &r.seen_kernel, &r.watches_space] {
         word.store(0, Ordering::Relaxed);
     }
     r.seen_produced.store(0, Ordering::Relaxed);

@@ -34,8 +34,7 @@ const LARGE: usize = 256 << 20;
 /// More segments than any pair should need: 16 + 64 + 254 * 256 connections.
 const MAX_SEGMENTS: usize = 256;
 
-/// What a doorbell is rung for. Each direction of a slot has one of each kind, so that a thread waiting for space and
-/// one waiting for data do not take each other's rings.
+/// What a doorbell is rung for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bell {
     /// The consumer wants data.
@@ -44,18 +43,26 @@ pub enum Bell {
     Space,
 }
 
-/// Doorbells of one slot: see [`Doorbells::index`].
+/// The doorbells of a slot: that which is rung for end 0, and that for end 1. For whatever it waits: an eventfd takes 512 bytes.
 pub struct Doorbells {
-    pub bells: [OwnFd; Doorbells::COUNT],
+    bells: [OwnFd; Doorbells::COUNT],
 }
 
 impl Doorbells {
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 2;
 
-    /// Where the doorbell of the direction that end `producer` sends in stands.
-    #[inline]
-    pub fn index(producer: usize, bell: Bell) -> usize {
-        producer * 2 + (bell == Bell::Space) as usize
+    fn new() -> Result<Doorbells> {
+        Ok(Doorbells { bells: [fd::eventfd()?, fd::eventfd()?] })
+    }
+
+    /// The numbers: `end`'s own, and its peer's.
+    pub fn seen_from(&self, end: usize) -> [i32; 2] {
+        [end & 1, 1 - (end & 1)].map(|end| self.bells[end].raw())
+    }
+
+    /// In the order in which they are handed over.
+    pub fn all(&self) -> impl Iterator<Item = i32> + '_ {
+        self.bells.iter().map(OwnFd::raw)
     }
 }
 
@@ -212,8 +219,7 @@ pub fn take_slot(peer: ProcessId, pid: u32, sizes: [u64; 2]) -> Result<(TakenSlo
         let segment = &mut link.segments[segment_index];
         let new_doorbells = !segment.slots[slot].confirmed;
         if segment.slots[slot].doorbells.is_none() {
-            let bells = Doorbells { bells: [fd::eventfd()?, fd::eventfd()?, fd::eventfd()?, fd::eventfd()?] };
-            segment.slots[slot].doorbells = Some(Box::leak(Box::new(bells)));
+            segment.slots[slot].doorbells = Some(Box::leak(Box::new(Doorbells::new()?)));
         }
         let Some(doorbells) = segment.slots[slot].doorbells else { return Err(Errno(libc::EMFILE)) };
         segment.slots[slot].used = true;
@@ -281,7 +287,7 @@ pub fn enter_slot(
             return Err(BAD);
         }
         if offer.new_doorbells {
-            let bells = Doorbells { bells: [next_fd()?, next_fd()?, next_fd()?, next_fd()?] };
+            let bells = Doorbells { bells: [next_fd()?, next_fd()?] };
             if !bells.bells.iter().all(|b| fd::is_eventfd(b.raw())) {
                 return Err(BAD);
             }

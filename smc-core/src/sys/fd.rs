@@ -39,6 +39,18 @@ impl OwnFd {
         Ok(OwnFd(AtomicI32::new(high)))
     }
 
+    /// For keeping the number elsewhere: [`OwnFd::from_raw`] takes it back.
+    pub fn into_raw(self) -> i32 {
+        let raw = self.raw();
+        core::mem::forget(self);
+        raw
+    }
+
+    /// See [`OwnFd::into_raw`].
+    pub fn from_raw(raw: i32) -> OwnFd {
+        OwnFd(AtomicI32::new(raw))
+    }
+
     /// Another descriptor of what is behind `fd`.
     pub fn duplicate(fd: i32) -> Result<OwnFd> {
         // SAFETY: integer arguments only.

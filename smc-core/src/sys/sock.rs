@@ -388,7 +388,7 @@ pub fn unix_accept(listener: i32) -> Result<OwnFd> {
 }
 
 /// Most descriptors that one rendezvous message carries.
-pub const MAX_FDS: usize = 5;
+pub const MAX_FDS: usize = 3;
 const CMSG_SPACE: usize = 64;
 
 #[repr(C, align(8))]

@@ -176,6 +176,10 @@ extern "C" fn tx_step(conn: &'static Conn, generation: u32, fd: c_int, op: &mut 
     guard::protect(Step::Fail(Errno(libc::EIO)), || conn.tx_step(generation, fd, op))
 }
 
+extern "C" fn tx_given_up(op: &mut TxOp) {
+    guard::protect((), || op.give_up());
+}
+
 #[inline(always)]
 fn fail(error: c_int) -> isize {
     errno::set(error);
@@ -239,6 +243,7 @@ unsafe extern "C" fn transmit(conn: &'static Conn, fd: c_int, op: &mut TxOp) -> 
             Step::Native => return Sent::Native,
             Step::Sleep(s) => {
                 if unsafe { sleep(conn, &s, op.done > 0) } == Slept::Interrupted {
+                    tx_given_up(op);
                     return Sent::Done(if op.done > 0 { op.done as isize } else { fail(libc::EINTR) });
                 }
             }

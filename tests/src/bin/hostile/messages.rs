@@ -3,9 +3,10 @@
 use crate::peer::{held, name, random_process, Memory, Peer, EXCHANGES};
 use crate::{Stage, Test};
 use smc_core::link::message::{Decline, Held, Hello, Offer, MAX_LEN};
+use smc_core::link::Doorbells;
 use smc_core::ring::layout::{segment_len, slots_of};
 use smc_core::sys::fd;
-use smc_core::sys::sock;
+use smc_core::sys::sock::{self, MAX_FDS};
 use smc_tests::random::Random;
 use smc_tests::sys;
 use std::os::fd::RawFd;
@@ -69,8 +70,8 @@ const OFFERS: &[(&str, Change)] = &[
         fds.clear();
     }),
     ("no descriptors", |_, _, fds, _| fds.clear()),
-    ("too few descriptors", |_, _, fds, r| fds.truncate(1 + r.below(4) as usize)),
-    ("too many descriptors", |_, _, fds, r| fds.resize(6 + r.below(90) as usize, fds[0])),
+    ("too few descriptors", |_, _, fds, r| fds.truncate(1 + r.below(Doorbells::COUNT as u64) as usize)),
+    ("too many descriptors", |_, _, fds, r| fds.resize(MAX_FDS + 1 + r.below(90) as usize, fds[0])),
     ("a slot that is not there", |o, bytes, _, r| {
         o.slot = 1 + r.word() as u32 / 2;
         *bytes = encoded(o);
@@ -120,7 +121,7 @@ const OFFERS: &[(&str, Change)] = &[
         fds[0] = std::fs::File::open("/proc/self/exe").expect("the program").into_raw_fd();
     }),
     ("an eventfd as memory", |_, _, fds, _| fds[0] = fds[1]),
-    ("memory as doorbells", |_, _, fds, _| *fds = vec![fds[0]; 5]),
+    ("memory as doorbells", |_, _, fds, _| *fds = vec![fds[0]; MAX_FDS]),
     ("pipes that block as doorbells", |_, _, fds, _| {
         let (_, into) = sys::pipe(0);
         sys::set_nonblocking(into, true);
@@ -185,7 +186,7 @@ fn greetings(stage: &Stage, random: &mut Random, _rounds: usize) -> Result<(), S
         ("too long", &long, &[]),
         ("another's descriptor", right, &[]),
         ("another's refusal", refusal, &[]),
-        ("with descriptors", right, &[bell.raw(); 5]),
+        ("with descriptors", right, &[bell.raw(); MAX_FDS]),
         ("with many descriptors", right, &[bell.raw(); 60]),
     ];
     for (what, bytes, fds) in cases {
