@@ -74,7 +74,7 @@ pub unsafe extern "C" fn setsockopt(
         (Entry::Conn(conn), _) => {
             let ret = unsafe { call.pass() };
             if ret == 0 && row.after == After::Apply {
-                applied(conn, fd, level, name);
+                unsafe { applied(conn, &call) };
             }
             ret
         }
@@ -206,12 +206,15 @@ unsafe extern "C" fn set_on_moved(
 }
 
 /// TCP has accepted an option that the engine acts on as well.
-extern "C" fn applied(conn: &'static Conn, fd: c_int, level: c_int, name: c_int) {
+unsafe extern "C" fn applied(conn: &'static Conn, call: &Call) {
     let saved = errno::get();
-    guard::protect((), || match (level, name) {
-        (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => conn.low_water_changed(fd),
-        (libc::IPPROTO_TCP, libc::TCP_CORK) => conn.cork_changed(fd),
-        (libc::IPPROTO_TCP, libc::TCP_NODELAY) => conn.no_delay_changed(fd),
+    guard::protect((), || match (call.level, call.name) {
+        (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => conn.low_water_changed(call.fd),
+        // SAFETY: TCP has read an int there: it refuses shorter values.
+        (libc::IPPROTO_TCP, libc::TCP_CORK) => {
+            conn.cork_changed(unsafe { call.value.cast::<c_int>().read_unaligned() } != 0)
+        }
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY) => conn.no_delay_changed(call.fd),
         // Timeouts are read when a call first has to wait.
         _ => {}
     });

@@ -44,7 +44,7 @@ impl Conn {
     /// Takes over what the program has set before the connection could be followed in detail.
     pub(crate) fn learn_options(&self, fd: i32) {
         self.low_water_changed(fd);
-        self.cork_changed(fd);
+        self.cork_changed(sock::int_option(fd, libc::IPPROTO_TCP, libc::TCP_CORK).unwrap_or(0) != 0);
     }
 
     // --- SO_RCVLOWAT ---
@@ -114,9 +114,9 @@ impl Conn {
 
     // --- TCP_CORK, MSG_MORE ---
 
-    /// TCP_CORK may have changed. Uncorking lets go what is held back.
-    pub fn cork_changed(&self, fd: i32) {
-        let corked = sock::int_option(fd, libc::IPPROTO_TCP, libc::TCP_CORK).unwrap_or(0) != 0;
+    /// TCP has accepted TCP_CORK. Uncorking lets go what is held back. Servers do it twice for each answer, so that the
+    /// kernel is not asked.
+    pub fn cork_changed(&self, corked: bool) {
         let cork = &self.end().tx.cork;
         if corked {
             cork.fetch_or(CORKED, Ordering::SeqCst);
