@@ -210,8 +210,10 @@ unsafe extern "C" fn applied(conn: &'static Conn, call: &Call) {
     let saved = errno::get();
     guard::protect((), || match (call.level, call.name) {
         (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => conn.low_water_changed(call.fd),
-        // SAFETY: TCP has read an int there: it refuses shorter values.
-        (libc::IPPROTO_TCP, libc::TCP_CORK) => {
+        (libc::IPPROTO_TCP, libc::TCP_CORK)
+            if !call.value.is_null() && call.len as usize >= size_of::<c_int>() =>
+        {
+            // SAFETY: TCP has read an int there.
             conn.cork_changed(unsafe { call.value.cast::<c_int>().read_unaligned() } != 0)
         }
         (libc::IPPROTO_TCP, libc::TCP_NODELAY) => conn.no_delay_changed(call.fd),

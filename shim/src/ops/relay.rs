@@ -162,7 +162,7 @@ fn be_relay(conn: &'static Conn, fd: c_int, inner: c_int) {
     let _ = unsafe { smc_core::sys!(SYS_setsid) };
     close_all_but(conn, fd, inner);
     process::in_relay(conn);
-    let room = Watch::take().filter(|room| room.add(conn.doorbell(Bell::Space)));
+    let room = Watch::take().filter(|room| room.add(conn.doorbell(Bell::Space)).is_ok());
     let mut relay = Relay { conn, fd, inner, room, down: Flow::new(), up: Flow::new() };
     if relay.run().is_err() {
         // As a reset of the connection would look.
@@ -343,10 +343,11 @@ impl Relay {
         if !self.up.is_empty() {
             wanted |= libc::POLLOUT;
         }
+        let reset = wanted & libc::POLLIN != 0 && conn.quiet_bell(Bell::Data);
+        // After the reset, which the watch takes for a ring.
         if let Some(room) = self.room {
             room.clear();
         }
-        let reset = conn.quiet_bell(Bell::Data);
         conn.want(wanted);
         asked();
         let ring = conn.ring_state();

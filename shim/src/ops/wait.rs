@@ -146,60 +146,91 @@ extern "C" fn spin(fds: *mut pollfd, count: usize) -> bool {
     })
 }
 
-/// Puts the doorbells of connections that are waited for to become writable into `watch`, and notes in the kernel's array which.
-extern "C" fn watch_space(fds: *mut pollfd, count: usize, asked: *mut pollfd, watch: &mut Option<Watch>) {
+/// What a poll waits for space with.
+struct Space {
+    watch: Option<Watch>,
+    /// Doorbells in it.
+    bells: usize,
+}
+
+/// In the kernel's array, between [`begin_sleep`] and [`prepare`]: the connection's doorbell is watched for space; and: was reset.
+const WATCHED: i16 = 1;
+const RESET: i16 = 2;
+
+/// Before a sleep: resets the doorbells of connections that are waited for to become readable, and watches those of connections that
+/// are to become writable. All of it before the watch is cleared, which takes a reset for a ring.
+extern "C" fn begin_sleep(fds: *mut pollfd, count: usize, asked: *mut pollfd, space: &mut Space) {
     guard::protect((), || {
         for i in 0..count {
             // SAFETY: as in `prepare`.
             let (entry, ask) = unsafe { (&*fds.add(i), &mut *asked.add(i)) };
-            let full = attached(entry.fd).filter(|conn| {
-                entry.events & WRITE != 0 && conn.is_attached() && {
-                    let ring = conn.ring_state();
-                    !ring.writable && (ring.tx_on_ring || !tcp_takes_more(entry.fd))
-                }
-            });
-            if full.is_some() && watch.is_none() {
-                *watch = Watch::take();
+            ask.revents = 0;
+            let Some(conn) = attached(entry.fd).filter(|conn| conn.is_attached()) else { continue };
+            if entry.events & READ != 0 && conn.quiet_bell(Bell::Data) {
+                ask.revents |= RESET;
             }
-            let watched = full.zip(*watch).is_some_and(|(conn, watch)| watch.add(conn.doorbell(Bell::Space)));
-            ask.revents = watched as i16;
+            if entry.events & WRITE != 0 {
+                let ring = conn.ring_state();
+                if !ring.writable && (ring.tx_on_ring || !tcp_takes_more(entry.fd)) && space.watch(conn) {
+                    ask.revents |= WATCHED;
+                }
+            }
         }
-        if let Some(watch) = watch {
+        if let Some(watch) = space.watch {
             watch.clear();
         }
     });
+}
+
+impl Space {
+    fn watch(&mut self, conn: &Conn) -> bool {
+        if self.watch.is_none() {
+            self.watch = Watch::take();
+        }
+        let added = self.watch.map(|watch| watch.add(conn.doorbell(Bell::Space)));
+        self.bells += (added == Some(Ok(true))) as usize;
+        matches!(added, Some(Ok(_)))
+    }
+
+    /// The doorbell of `conn` may be watched: `fd` is what stood behind the program's entries.
+    fn watched_until_now(&mut self, conn: &Conn, fd: c_int) {
+        if let Some(watch) = self.watch.filter(|watch| watch.fd() == fd) {
+            self.bells = self.bells.saturating_sub(watch.remove(conn.doorbell(Bell::Space)) as usize);
+        }
+    }
 }
 
 fn tcp_takes_more(fd: c_int) -> bool {
     sys::poll(&mut [pollfd { fd, events: libc::POLLOUT, revents: 0 }], 0) != Ok(0)
 }
 
-extern "C" fn watched_no_more(watch: Option<Watch>) {
+extern "C" fn end_sleeps(space: &Space) {
     guard::protect((), || {
-        if let Some(watch) = watch {
-            watch.give_back();
+        if let Some(watch) = space.watch {
+            watch.give_back(space.bells == 0);
         }
     });
 }
 
 /// Writes the kernel's array: `count` entries and two doorbells for each attached one, and asks for the doorbells if the
-/// call may sleep, after [`watch_space`]. Returns the length, and for how long the sleep may last at most.
+/// call may sleep, after [`begin_sleep`]. Returns the length, and for how long the sleep may last at most.
 extern "C" fn prepare(
     fds: *mut pollfd,
     count: usize,
     asked: *mut pollfd,
     sleeps: bool,
-    watch: &mut Option<Watch>,
+    space: &mut Space,
 ) -> Prepared {
     if sleeps {
-        watch_space(fds, count, asked, watch);
+        begin_sleep(fds, count, asked, space);
     }
     guard::protect(Prepared { len: count, limit: FOR_EVER, news: true }, || {
         let mut p = Prepared { len: count, limit: FOR_EVER, news: false };
         for i in 0..count {
             // SAFETY: the program's array, and one of ours with room for three entries each.
             let (entry, ask) = unsafe { (&*fds.add(i), &mut *asked.add(i)) };
-            let watch = watch.filter(|_| sleeps && ask.revents != 0);
+            let begun = if sleeps { ask.revents } else { 0 };
+            let watch = space.watch.filter(|_| begun & WATCHED != 0);
             *ask = pollfd { fd: entry.fd, events: entry.events, revents: 0 };
             let looked_up = fd_table::get(entry.fd);
             if let Entry::Conn(conn) = looked_up {
@@ -216,13 +247,17 @@ extern "C" fn prepare(
                         // Left out, but recognisable, where nobody waits for it: poll ignores negative numbers.
                         let fd = match bell {
                             Bell::Space if conn.is_attached() => watch.map_or(-1, |watch| watch.fd()),
-                            _ if asked_for => number,
+                            _ if asked_for || number < 0 => number,
                             _ => !number,
                         };
                         // SAFETY: as above.
                         unsafe { *asked.add(p.len) = pollfd { fd, events: libc::POLLIN, revents: 0 } };
                         p.len += 1;
-                        reset[bell as usize] = sleeps && asked_for && conn.quiet_bell(bell);
+                        // Of one on shared memory that was done before.
+                        reset[bell as usize] = match conn.is_attached() {
+                            true => bell == Bell::Data && begun & RESET != 0,
+                            false => sleeps && asked_for && conn.quiet_bell(bell),
+                        };
                     }
                     if sleeps {
                         conn.rx_wait_begins();
@@ -255,7 +290,7 @@ extern "C" fn prepare(
                     if entry.events & READ != 0 {
                         p.limit = p.limit.min(conn.rx_limit().unwrap_or(FOR_EVER));
                     }
-                    if entry.events & libc::POLLOUT != 0 {
+                    if entry.events & WRITE != 0 {
                         p.limit = p.limit.min(conn.tx_full_limit().unwrap_or(FOR_EVER));
                     }
                 }
@@ -315,7 +350,7 @@ extern "C" fn conclude(
     count: usize,
     asked: *mut pollfd,
     slept: bool,
-    watch: &Option<Watch>,
+    space: &mut Space,
 ) -> c_int {
     guard::protect(0, || {
         let mut ready = 0;
@@ -335,7 +370,7 @@ extern "C" fn conclude(
                         let answer = unsafe { *asked.add(bell) };
                         conn.after_sleep(kind, answer.revents & libc::POLLIN != 0);
                         bell += 1;
-                        watched_until_now(conn, watch, answer.fd);
+                        space.watched_until_now(conn, answer.fd);
                     }
                     // One that has turned out to be TCP is for the next look.
                     let moved = conn.settle(entry.fd) && conn.is_moved();
@@ -356,21 +391,8 @@ extern "C" fn conclude(
     })
 }
 
-/// The doorbell of `conn` may have been put into `watch`: `fd` is what stood behind the program's entries.
-fn watched_until_now(conn: &Conn, watch: &Option<Watch>, fd: c_int) {
-    if let Some(watch) = watch.filter(|watch| watch.fd() == fd) {
-        watch.remove(conn.doorbell(Bell::Space));
-    }
-}
-
 /// After a wait that failed: undoes what [`prepare`] did for connections that were not attached.
-extern "C" fn abandon(
-    fds: *mut pollfd,
-    count: usize,
-    asked: *mut pollfd,
-    slept: bool,
-    watch: &Option<Watch>,
-) {
+extern "C" fn abandon(fds: *mut pollfd, count: usize, asked: *mut pollfd, slept: bool, space: &mut Space) {
     guard::protect((), || {
         let mut bell = count;
         for i in 0..count {
@@ -384,7 +406,7 @@ extern "C" fn abandon(
                     }
                     for _ in BELLS {
                         // SAFETY: as in `prepare`.
-                        watched_until_now(conn, watch, unsafe { (*asked.add(bell)).fd });
+                        space.watched_until_now(conn, unsafe { (*asked.add(bell)).fd });
                         bell += 1;
                     }
                 } else if entry.events & READ != 0 {
@@ -414,10 +436,10 @@ unsafe extern "C" fn poll_for(fds: *mut pollfd, count: usize, left: u64, mask: *
         return -1;
     }
     let deadline = if left == 0 || left == FOR_EVER { left } else { sys::now_ns().saturating_add(left) };
-    let mut watch = None;
+    let mut space = Space { watch: None, bells: 0 };
     let ready = loop {
         let sleeps = left != 0 && !at_once;
-        let prepared = prepare(fds, count, asked, sleeps, &mut watch);
+        let prepared = prepare(fds, count, asked, sleeps, &mut space);
         // The entry after the last: `conclude` may look at it.
         unsafe { (*asked.add(prepared.len)).fd = c_int::MIN };
         let wait = if prepared.news || at_once { 0 } else { left.min(prepared.limit) };
@@ -426,10 +448,10 @@ unsafe extern "C" fn poll_for(fds: *mut pollfd, count: usize, left: u64, mask: *
         let time = if wait == FOR_EVER { null() } else { &time as *const timespec };
         let got = unsafe { real::ppoll(asked, prepared.len as nfds_t, time, mask) };
         if got < 0 {
-            abandon(fds, count, asked, sleeps, &watch);
+            abandon(fds, count, asked, sleeps, &mut space);
             break got;
         }
-        let ready = conclude(fds, count, asked, sleeps, &watch);
+        let ready = conclude(fds, count, asked, sleeps, &mut space);
         if ready > 0 || left == 0 {
             break ready;
         }
@@ -441,8 +463,8 @@ unsafe extern "C" fn poll_for(fds: *mut pollfd, count: usize, left: u64, mask: *
         }
     };
     room.give_back();
-    if watch.is_some() {
-        watched_no_more(watch);
+    if space.watch.is_some() {
+        end_sleeps(&space);
     }
     ready
 }

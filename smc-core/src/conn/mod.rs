@@ -364,6 +364,12 @@ impl Conn {
         (bell, self.doorbell(bell))
     }
 
+    /// As [`crate::link::Doorbells::seen_from`] this end.
+    pub(crate) fn set_doorbells(&self, [mine, peers]: [i32; 2]) {
+        self.bells[bells::DATA].store(mine, Ordering::Relaxed);
+        self.bells[bells::PEER].store(peers, Ordering::Relaxed);
+    }
+
     /// The numbers of both ends' doorbells, while attached.
     pub fn doorbells(&self) -> [i32; 2] {
         [bells::DATA, bells::PEER].map(|at| self.bells[at].load(Ordering::Relaxed))

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{all, bells, Cold, Conn, Counts, Way, ATTACHED, CONNS, NATIVE};
+use super::{all, Cold, Conn, Counts, Way, ATTACHED, CONNS, NATIVE};
 use crate::link::rendezvous::{self, Rendezvous};
 use crate::link::TakenSlot;
 use crate::reason::{Detail, Why};
@@ -94,9 +94,7 @@ impl Conn {
         self.control.store(view.control_words(), Ordering::Relaxed);
         self.area.store(view.area() as *const Area as *mut Area, Ordering::Relaxed);
         self.slot_end.store(if self.is_active() { 0 } else { 1 }, Ordering::Relaxed);
-        let [mine, peers] = slot.doorbells.seen_from(view.end());
-        self.bells[bells::DATA].store(mine, Ordering::Relaxed);
-        self.bells[bells::PEER].store(peers, Ordering::Relaxed);
+        self.set_doorbells(slot.bells);
         if let Some(conn) = CONNS.get(self.index()) {
             crate::link::lending::settle(&slot, conn);
         }

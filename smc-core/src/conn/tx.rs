@@ -42,8 +42,8 @@ impl TxOp {
     /// To be called by who leaves the call after a sleep, without another step.
     pub fn give_up(&mut self) {
         if let Some((watch, bell)) = self.watch.take() {
-            watch.remove(bell);
-            watch.give_back();
+            let removed = watch.remove(bell);
+            watch.give_back(removed);
         }
     }
 }
@@ -98,6 +98,7 @@ impl Conn {
     #[inline]
     fn near_tx_step(&'static self, generation: u32, fd: i32, op: &mut TxOp) -> Step {
         loop {
+            op.watch = op.watch.filter(|(watch, _)| watch.fd() >= 0);
             if let Some((watch, _)) = &op.watch {
                 watch.clear();
             }
@@ -170,8 +171,8 @@ impl Conn {
     fn watch_space(&self, op: &mut TxOp) -> bool {
         let Some(watch) = Watch::take() else { return false };
         let bell = self.doorbell(Bell::Space);
-        if !watch.add(bell) {
-            watch.give_back();
+        if watch.add(bell).is_err() {
+            watch.give_back(true);
             return false;
         }
         watch.clear();

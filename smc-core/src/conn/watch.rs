@@ -16,6 +16,10 @@ use crate::sys::{self, Result};
 
 /// Threads that can wait for space at once; others look again every millisecond.
 const PLACES: usize = 256;
+/// A thread that has so many has left others without giving them back (siglongjmp).
+const MOST: usize = 4;
+/// Instances beyond these places are closed after use.
+const KEPT: usize = 16;
 /// How often who has nothing to sleep on looks again.
 pub const LOOK_NS: u64 = 1_000_000;
 
@@ -44,16 +48,20 @@ impl Watch {
         let take = |from: u32, place: &Place| {
             place.owner.compare_exchange(from, owner, Ordering::Acquire, Ordering::Relaxed).is_ok()
         };
-        let free = || POOL.iter().position(|p| take(0, p));
-        let left_behind = || {
-            POOL.iter().position(|p| {
+        let owned = |p: &&Place| p.owner.load(Ordering::Relaxed) == owner;
+        let too_many = POOL.iter().filter(owned).count() >= MOST;
+        let mut place = if too_many { None } else { POOL.iter().position(|p| take(0, p)) };
+        if place.is_none() {
+            place = POOL.iter().position(|p| {
                 let last = p.owner.load(Ordering::Relaxed);
-                last != 0 && !sys::task_exists(last) && take(last, p)
-            })
-        };
-        let watch = Watch { place: free().or_else(left_behind)?, owner };
+                (too_many && last == owner) || (last != 0 && !sys::task_exists(last) && take(last, p))
+            });
+            // Doorbells may have been left in it.
+            place.into_iter().for_each(|at| POOL[at].close());
+        }
+        let watch = Watch { place: place?, owner };
         if watch.fd() < 0 && watch.make().is_err() {
-            watch.give_back();
+            watch.give_back(true);
             return None;
         }
         Some(watch)
@@ -67,18 +75,24 @@ impl Watch {
         Ok(())
     }
 
-    /// The descriptor: readable when a doorbell was rung since [`Watch::clear`].
+    /// The descriptor: readable when a doorbell was rung since [`Watch::clear`]. -1 in a child that was forked above the owner's
+    /// sleep.
     pub fn fd(&self) -> i32 {
-        POOL[self.place].epfd.load(Ordering::Relaxed)
+        let place = &POOL[self.place];
+        match place.owner.load(Ordering::Relaxed) == self.owner {
+            true => place.epfd.load(Ordering::Relaxed),
+            false => -1,
+        }
     }
 
-    /// Begins to watch a doorbell, which counts as rung until [`Watch::clear`]. False: that is not possible.
-    pub fn add(&self, bell: i32) -> bool {
-        kernel::add_new(self.fd(), bell, kernel::BELL_EVENTS | kernel::WHATEVER_RESETS, 0).is_ok()
+    /// Begins to watch a doorbell, which counts as rung until [`Watch::clear`]. False: it is watched already.
+    pub fn add(&self, bell: i32) -> Result<bool> {
+        kernel::add_new(self.fd(), bell, kernel::BELL_EVENTS | kernel::WHATEVER_RESETS, 0)
     }
 
-    pub fn remove(&self, bell: i32) {
-        kernel::delete(self.fd(), bell);
+    /// False: it is not there, perhaps because its number has changed.
+    pub fn remove(&self, bell: i32) -> bool {
+        kernel::remove(self.fd(), bell)
     }
 
     /// Forgets what was rung so far. Before the look that decides whether to sleep.
@@ -86,9 +100,24 @@ impl Watch {
         kernel::harvest(self.fd(), |_, _| ());
     }
 
-    pub fn give_back(self) {
-        // In a child that was forked above the owner's sleep it may be another's.
-        let _ = POOL[self.place].owner.compare_exchange(self.owner, 0, Ordering::Release, Ordering::Relaxed);
+    /// `empty`: all that was added has been removed.
+    pub fn give_back(self, empty: bool) {
+        let place = &POOL[self.place];
+        if place.owner.load(Ordering::Relaxed) == self.owner {
+            if !empty || self.place >= KEPT {
+                place.close();
+            }
+            place.owner.store(0, Ordering::Release);
+        }
+    }
+}
+
+impl Place {
+    fn close(&self) {
+        let epfd = self.epfd.swap(-1, Ordering::Relaxed);
+        if epfd >= 0 {
+            drop(OwnFd::from_raw(epfd));
+        }
     }
 }
 
@@ -105,10 +134,7 @@ pub fn relocate(number: i32) -> bool {
 /// In a forked child: the instances are the parent's.
 pub fn after_fork_in_child() {
     for place in &POOL {
-        let epfd = place.epfd.swap(-1, Ordering::Relaxed);
-        if epfd >= 0 {
-            drop(OwnFd::from_raw(epfd));
-        }
+        place.close();
         place.owner.store(0, Ordering::Relaxed);
     }
 }
@@ -126,7 +152,7 @@ mod tests {
     fn a_ring_is_seen_though_another_resets_the_doorbell() {
         let bell = fd::eventfd().unwrap();
         let watch = Watch::take().unwrap();
-        assert!(watch.add(bell.raw()));
+        assert_eq!(watch.add(bell.raw()), Ok(true));
         watch.clear();
         assert!(!rung(&watch));
         for already_rung in [false, true] {
@@ -142,18 +168,38 @@ mod tests {
             assert!(!rung(&watch));
         }
         // A second time is no harm.
-        assert!(watch.add(bell.raw()));
-        watch.remove(bell.raw());
+        assert_eq!(watch.add(bell.raw()), Ok(false));
+        assert!(watch.remove(bell.raw()));
+        assert!(!watch.remove(bell.raw()));
         fd::ring(bell.raw());
         assert!(!rung(&watch));
-        watch.give_back();
+        watch.give_back(true);
+    }
+
+    #[test]
+    fn what_was_left_in_one_does_not_wake_the_next() {
+        let bell = fd::eventfd().unwrap();
+        let first = Watch::take().unwrap();
+        assert_eq!(first.add(bell.raw()), Ok(true));
+        first.give_back(false);
+        let next: Vec<Watch> = (0..MOST).filter_map(|_| Watch::take()).collect();
+        next.iter().for_each(Watch::clear);
+        fd::ring(bell.raw());
+        assert!(!next.iter().any(rung));
+        next.into_iter().for_each(|watch| watch.give_back(true));
     }
 
     #[test]
     fn what_a_thread_left_behind_is_used_again() {
-        std::thread::spawn(|| (0..PLACES).for_each(|_| _ = Watch::take())).join().unwrap();
+        let leave = || {
+            // More than a thread may have: it gets its own again.
+            let left: Vec<Watch> = (0..MOST + 2).map(|_| Watch::take().unwrap()).collect();
+            assert_eq!(left[MOST].place, left[MOST + 1].place);
+            assert!(left[MOST].fd() >= 0);
+        };
+        (0..PLACES / MOST + 1).for_each(|_| std::thread::spawn(leave).join().unwrap());
         // Other tests may have some at the moment.
         let watch = Watch::take().expect("one of those");
-        watch.give_back();
+        watch.give_back(true);
     }
 }

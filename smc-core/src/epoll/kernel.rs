@@ -36,11 +36,11 @@ pub fn add(epfd: i32, fd: i32, events: u32, data: u64) -> Result<(), Errno> {
     }
 }
 
-/// Adds an entry, if there is none.
-pub fn add_new(epfd: i32, fd: i32, events: u32, data: u64) -> Result<(), Errno> {
+/// Adds an entry. False: there is one already.
+pub fn add_new(epfd: i32, fd: i32, events: u32, data: u64) -> Result<bool, Errno> {
     match ctl(epfd, libc::EPOLL_CTL_ADD, fd, events, data) {
-        Err(Errno(libc::EEXIST)) => Ok(()),
-        result => result,
+        Err(Errno(libc::EEXIST)) => Ok(false),
+        result => result.map(|()| true),
     }
 }
 
@@ -49,10 +49,15 @@ pub fn change(epfd: i32, fd: i32, events: u32, data: u64) -> Result<(), Errno> {
     ctl(epfd, libc::EPOLL_CTL_MOD, fd, events, data)
 }
 
+/// Removes an entry. False: it is not there.
+pub fn remove(epfd: i32, fd: i32) -> bool {
+    // SAFETY: the event is ignored.
+    unsafe { sys!(SYS_epoll_ctl, epfd, libc::EPOLL_CTL_DEL, fd, 0) }.is_ok()
+}
+
 /// Removes an entry; one that is not there does not matter.
 pub fn delete(epfd: i32, fd: i32) {
-    // SAFETY: the event is ignored.
-    let _ = unsafe { sys!(SYS_epoll_ctl, epfd, libc::EPOLL_CTL_DEL, fd, 0) };
+    remove(epfd, fd);
 }
 
 /// Takes all events that are ready: events and data of each.

@@ -353,8 +353,11 @@ impl EpollSet {
         }
         r.set_moved();
         state.heat(index, r);
-        // The kernel reports at once what the socket is ready for; seen here, it does not make the instance readable.
-        self.harvest(state, inner);
+        // The kernel reports at once what the socket is ready for; seen here, it does not make the instance readable. Not what may be
+        // about to wake somebody.
+        if self.sleepers.load(Ordering::SeqCst) == 0 {
+            self.harvest(state, inner);
+        }
         self.wake_sleepers(conn);
         Ok(())
     }
@@ -395,8 +398,6 @@ impl EpollSet {
             r.set_watches_space(false);
             return Err(e);
         }
-        // That the doorbell is new there is no news.
-        self.harvest(state, inner);
         Ok(())
     }
 

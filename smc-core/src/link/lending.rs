@@ -48,7 +48,7 @@ impl Buffers {
     /// Gives a buffer to `slot` of `area`, which has none.
     fn lend(&mut self, area: &'static Area, end: usize, slots: &mut [SlotState], slot: u32) -> Option<u32> {
         let buffer = self.take_back(area, end, slots).or_else(|| self.fresh(slots.len()))?;
-        slots.get_mut(slot as usize)?.buffer = Some(buffer);
+        slots.get_mut(slot as usize)?.buffer = buffer + 1;
         self.holders.push_back(slot);
         Some(buffer)
     }
@@ -76,27 +76,28 @@ impl Buffers {
 impl SlotState {
     /// The slot's buffer, if it can do without.
     fn give_up(&mut self, view: &SlotView) -> Option<u32> {
-        self.buffer?;
+        if self.buffer == 0 {
+            return None;
+        }
         let can = match self.tenant {
             Some(tenant) => tenant.conn.tx_lend(tenant.generation),
             // The peer may still be reading what was sent before the close.
             None => self.vacant && (view.tx().is_drained() || view.peers().released()),
         };
-        if can {
-            self.buffer.take()
-        } else {
-            None
-        }
+        can.then(|| core::mem::take(&mut self.buffer) - 1)
     }
 }
 
-/// The connection begins to use the slot, with the buffer that the slot has, if any.
+/// The connection begins to use the slot, with the buffer that the slot has, if any, and its doorbells.
 pub(crate) fn settle(taken: &TakenSlot, conn: &'static Conn) {
     let settled = with_links(|links| {
         let state = links.links.iter_mut().find_map(|link| link.slot_of(&taken.view));
         let (state, _) = state.ok_or(Errno(libc::ENOENT))?;
         state.tenant = Some(Tenant { conn, generation: conn.generation() });
-        conn.end().tx.buffer.store(state.buffer.map_or(0, |buffer| buffer + 1), Ordering::Relaxed);
+        conn.end().tx.buffer.store(state.buffer, Ordering::Relaxed);
+        // They may have got other numbers (`link::relocate`).
+        let bells = state.doorbells.as_ref().ok_or(Errno(libc::ENOENT))?;
+        conn.set_doorbells(bells.seen_from(taken.view.end()));
         Ok(())
     });
     if settled.is_err() {
@@ -145,10 +146,10 @@ impl Link {
 
     fn borrow(&mut self, view: &SlotView, tx: &TxState) -> Option<u32> {
         let (state, number) = self.slot_of(view)?;
-        if let Some(buffer) = state.buffer {
+        if state.buffer != 0 {
             // Another thread was here first, or a fork.
-            tx.buffer.store(buffer + 1, Ordering::Relaxed);
-            return Some(buffer + 1);
+            tx.buffer.store(state.buffer, Ordering::Relaxed);
+            return Some(state.buffer);
         }
         let segment = &mut self.segments[number];
         let buffer = segment.buffers.lend(view.area(), view.end(), &mut segment.slots, view.number())?;
@@ -182,7 +183,7 @@ mod tests {
             vacate(&mut slots[slot as usize], false);
             buffers.lend(area, 0, &mut slots, slot);
         }
-        let mut lent: Vec<u32> = slots.iter().map(|slot| slot.buffer.unwrap()).collect();
+        let mut lent: Vec<u32> = slots.iter().map(|slot| slot.buffer - 1).collect();
         lent.sort_unstable();
         assert_eq!(lent, [0, 1, 2, 3]);
         assert_eq!(buffers.lend(area, 0, &mut slots, 0), None);
@@ -195,10 +196,10 @@ mod tests {
         vacate(&mut slots[2], true);
         let _ = area.view(2, 1).tx().publish_tail(10);
         assert_eq!(buffers.lend(area, 1, &mut slots, 0), Some(1), "the peer still reads buffer 0");
-        assert!(slots[2].buffer.is_some());
+        assert_ne!(slots[2].buffer, 0);
         let _ = area.view(2, 0).rx().publish_head(10, false);
         assert_eq!(buffers.lend(area, 1, &mut slots, 1), Some(0));
-        assert!(slots[2].buffer.is_none());
+        assert_eq!(slots[2].buffer, 0);
     }
 
     #[test]

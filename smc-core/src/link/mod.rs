@@ -61,8 +61,8 @@ impl Doorbells {
     }
 
     /// In the order in which they are handed over.
-    pub fn all(&self) -> impl Iterator<Item = i32> + '_ {
-        self.bells.iter().map(OwnFd::raw)
+    fn all(&self) -> [i32; Doorbells::COUNT] {
+        [0, 1].map(|end: usize| self.bells[end].raw())
     }
 }
 
@@ -82,13 +82,16 @@ struct SlotState {
     used: bool,
     /// The peer was attached to the slot once, so it has the doorbells (and the segment).
     confirmed: bool,
-    doorbells: Option<&'static Doorbells>,
-    /// The buffer that the direction produced here has.
-    buffer: Option<u32>,
-    tenant: Option<Tenant>,
     /// Nobody at this end uses the slot any more.
     vacant: bool,
+    /// The buffer that the direction produced here has, plus one; 0: none.
+    buffer: u32,
+    doorbells: Option<Doorbells>,
+    tenant: Option<Tenant>,
 }
+
+// Every moved connection has one at each end.
+const _: () = assert!(core::mem::size_of::<SlotState>() == 40);
 
 /// What this process shares with one other.
 struct Link {
@@ -173,7 +176,8 @@ pub fn process_id() -> Result<ProcessId> {
 #[derive(Clone, Copy)]
 pub struct TakenSlot {
     pub view: SlotView,
-    pub doorbells: &'static Doorbells,
+    /// This end's doorbell, and the peer's, as they were numbered when it was taken.
+    pub bells: [i32; Doorbells::COUNT],
     peer: ProcessId,
     segment: u32,
     slot: u32,
@@ -194,7 +198,8 @@ impl TakenSlot {
 pub struct NewFds {
     /// The segment's memfd, if the peer has not seen it.
     pub segment: Option<i32>,
-    pub doorbells: bool,
+    /// The doorbells, likewise.
+    pub doorbells: Option<[i32; Doorbells::COUNT]>,
 }
 
 /// This process has as many ends of moved connections as it may have.
@@ -218,10 +223,10 @@ pub fn take_slot(peer: ProcessId, pid: u32, sizes: [u64; 2]) -> Result<(TakenSlo
         let (segment_index, slot, new_segment) = link.free_slot(sizes, spare)?;
         let segment = &mut link.segments[segment_index];
         let new_doorbells = !segment.slots[slot].confirmed;
-        if segment.slots[slot].doorbells.is_none() {
-            segment.slots[slot].doorbells = Some(Box::leak(Box::new(Doorbells::new()?)));
-        }
-        let Some(doorbells) = segment.slots[slot].doorbells else { return Err(Errno(libc::EMFILE)) };
+        let doorbells = match &segment.slots[slot].doorbells {
+            Some(bells) => bells.all(),
+            None => segment.slots[slot].doorbells.insert(Doorbells::new()?).all(),
+        };
         segment.slots[slot].used = true;
         segment.slots[slot].vacant = false;
         let view = segment.area.view(slot as u32, 0);
@@ -238,9 +243,10 @@ pub fn take_slot(peer: ProcessId, pid: u32, sizes: [u64; 2]) -> Result<(TakenSlo
         };
         let new = NewFds {
             segment: new_segment.then(|| segment.memory.as_ref().map_or(-1, OwnFd::raw)),
-            doorbells: new_doorbells,
+            doorbells: new_doorbells.then_some(doorbells),
         };
-        let taken = TakenSlot { view, doorbells, peer, segment: segment.id, slot: slot as u32, owner: true };
+        let taken =
+            TakenSlot { view, bells: doorbells, peer, segment: segment.id, slot: slot as u32, owner: true };
         Ok((taken, offer, new))
     })
 }
@@ -292,17 +298,17 @@ pub fn enter_slot(
                 return Err(BAD);
             }
             if state.doorbells.is_none() {
-                state.doorbells = Some(Box::leak(Box::new(bells)));
+                state.doorbells = Some(bells);
             }
         }
-        let doorbells = state.doorbells.ok_or(BAD)?;
+        let bells = state.doorbells.as_ref().ok_or(BAD)?.seen_from(1);
         state.used = true;
         state.vacant = false;
         let view = area.view(offer.slot, 1);
         link.connections += 1;
         let taken = TakenSlot {
             view,
-            doorbells,
+            bells,
             peer: offer.process,
             segment: offer.segment,
             slot: offer.slot,
@@ -358,8 +364,12 @@ pub fn relocate(fd: i32) -> bool {
 }
 
 impl Links {
-    fn doorbells(&self) -> impl Iterator<Item = &'static Doorbells> + '_ {
-        self.links.iter().flat_map(|l| &l.segments).flat_map(|s| &s.slots).filter_map(|s| s.doorbells)
+    fn doorbells(&self) -> impl Iterator<Item = &Doorbells> {
+        self.links
+            .iter()
+            .flat_map(|l| &l.segments)
+            .flat_map(|s| &s.slots)
+            .filter_map(|s| s.doorbells.as_ref())
     }
 
     fn is_full(&self) -> bool {
@@ -384,12 +394,6 @@ impl Links {
                 return true;
             }
             for segment in link.segments.drain(..) {
-                for slot in segment.slots {
-                    if let Some(doorbells) = slot.doorbells {
-                        // SAFETY: made by Box::leak; no connection uses the link any more, so no reference is left.
-                        drop(unsafe { Box::from_raw(doorbells as *const Doorbells as *mut Doorbells) });
-                    }
-                }
                 if blank(segment.base, segment.len) {
                     spare.push((segment.base as usize, segment.len));
                 }

@@ -282,7 +282,7 @@ fn offer(conn: &Conn, fd: i32, cold: &mut Cold, stream: &OwnFd, pid: u32, hello:
     offer.held = held(fd);
     let mut fds = [0; MAX_FDS];
     let mut count = 0;
-    let bells = slot.doorbells.all().filter(|_| new.doorbells);
+    let bells = new.doorbells.into_iter().flatten();
     for (place, fd) in fds.iter_mut().zip(new.segment.into_iter().chain(bells)) {
         *place = fd;
         count += 1;
